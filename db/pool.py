@@ -1,0 +1,158 @@
+"""The one pool of connections that all roles share, and the two ways to use it.
+
+```
+async with connection() as conn:        # reads: autocommit, no transaction
+async with unit_of_work() as work:      # writes: one transaction, committed at the end of the block
+```
+The composition root opens one pool and makes it `current_pool`; tasks inherit it. Errors:
+
+```
+DatabaseUnavailable (DependencyUnavailable)    the server is away, shutting down or not reachable
+└── PoolExhausted                              all connections are taken and have been for `pool_timeout`
+psycopg.Error                                  anything else: the statement's own failure
+```
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import psycopg
+import psycopg_pool
+from psycopg.pq import TransactionStatus
+
+from db.query import Connection
+from schema.errors import DependencyUnavailable
+from schema.settings import Database
+
+Pool = psycopg_pool.AsyncConnectionPool[Connection]
+
+current_pool: ContextVar[Pool] = ContextVar("current_pool")
+"""The pool of this process; set once, by the composition root."""
+
+COMMIT_TIMEOUT = 10.0
+"""Seconds that a commit may take once it has begun, even if the task is cancelled meanwhile."""
+
+
+class DatabaseUnavailable(DependencyUnavailable):
+    """PostgreSQL is away, shutting down, or cannot be reached."""
+
+
+class PoolExhausted(DatabaseUnavailable):
+    """No connection came free in time: more work than connections, or a server that has become slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One unit of work: a transaction, whole or not at all."""
+
+    connection: Connection
+
+
+def create_pool(url: str, settings: Database) -> Pool:
+    """The pool, not opened yet. `await pool.open()` does not wait for the server; the first use does."""
+    milliseconds = {
+        "statement_timeout": settings.statement_timeout,
+        "idle_in_transaction_session_timeout": settings.idle_in_transaction_session_timeout,
+        "client_connection_check_interval": settings.client_connection_check_interval,
+    }
+    options = " ".join(f"-c {name}={round(value.total_seconds() * 1000)}" for name, value in milliseconds.items())
+    keywords: dict[str, Any] = {
+        "autocommit": True,
+        "application_name": settings.application_name,
+        "connect_timeout": max(2, round(settings.connect_timeout.total_seconds())),
+        "options": options,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+    }
+    if not settings.prepare_statements:
+        keywords["prepare_threshold"] = None
+    return psycopg_pool.AsyncConnectionPool(
+        url,
+        kwargs=keywords,
+        open=False,
+        name="rolecall",
+        min_size=settings.pool_min_size,
+        max_size=settings.pool_max_size,
+        max_waiting=settings.max_waiting,
+        timeout=settings.pool_timeout.total_seconds(),
+        reconnect_timeout=1.0,
+        check=_check,
+    )
+
+
+@asynccontextmanager
+async def connection() -> AsyncIterator[Connection]:
+    """A connection in autocommit mode, for reads: a transaction would cost two more round trips.
+
+    Raises:
+        DatabaseUnavailable: there is none to be had, or it broke while it was used.
+    """
+    pool = current_pool.get()
+    try:
+        conn = await pool.getconn()
+    except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
+        raise PoolExhausted(f"PostgreSQL: {error}") from error
+    except psycopg_pool.PoolClosed as error:
+        raise DatabaseUnavailable("PostgreSQL: the pool is closed") from error
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"PostgreSQL: {error}") from error
+    try:
+        yield conn
+    except psycopg.Error as error:
+        if is_unavailable(error) or conn.broken:
+            raise DatabaseUnavailable(f"PostgreSQL: {error}") from error
+        raise
+    finally:
+        with anyio.CancelScope(shield=True):
+            await pool.putconn(conn)
+
+
+@asynccontextmanager
+async def unit_of_work() -> AsyncIterator[Work]:
+    """One transaction: committed when the block ends, rolled back when it raises.
+
+    A commit that has begun is not interrupted by cancellation: its outcome would be unknown.
+
+    Raises:
+        DatabaseUnavailable: there is no connection to be had, or it broke; nothing was committed, unless it
+            broke during the commit itself.
+    """
+    async with connection() as conn:
+        await conn.execute(b"BEGIN")
+        try:
+            yield Work(conn)
+        except BaseException:
+            if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                with anyio.move_on_after(COMMIT_TIMEOUT, shield=True):
+                    await conn.execute(b"ROLLBACK")
+            raise
+        with anyio.fail_after(COMMIT_TIMEOUT, shield=True):
+            await conn.execute(b"COMMIT")
+
+
+def is_unavailable(error: psycopg.Error) -> bool:
+    """Whether `error` tells of the world and not of the statement: SQLSTATE 08xxx, 57P0x, or no answer at all."""
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, psycopg.OperationalError)
+    return state.startswith(("08", "57P0"))
+
+
+async def _check(conn: Connection) -> None:
+    """Free for a healthy connection: only an idle socket that has something to read is suspect, and is asked.
+
+    A server that closed the connection has left an end of file (or its last words) in the socket.
+    """
+    poll = select.poll()
+    poll.register(conn.pgconn.socket, select.POLLIN | select.POLLHUP | select.POLLERR)
+    if poll.poll(0):
+        await psycopg_pool.AsyncConnectionPool.check_connection(conn)

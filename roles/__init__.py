@@ -1,0 +1,1 @@
+"""What runs: the supervisor, what it gives its roles, and one package per role."""

@@ -1,0 +1,59 @@
+"""What the roles report about themselves, for `/status`, `/health/ready` and the console. Plain mutable data.
+
+Roles do not know each other; they write here and ops reads. An entry outlives the restarts of its role.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from roles.tally import Tally
+
+
+@dataclass(slots=True)
+class ConsumerStatus:
+    """One consumer: a handler on a queue."""
+
+    queue: str
+    broker: str
+    subscribed: bool = False
+    reason: str | None = None
+    """Why it is not subscribed, or why it does not take messages although it is."""
+    since: datetime | None = None
+    """When `subscribed` last changed."""
+    tally: Tally = field(default_factory=Tally)
+    retried: int = 0
+    parked: int = 0
+    unidentified: int = 0
+    """Messages without a message id, which cannot be deduplicated."""
+
+
+@dataclass(slots=True)
+class JobStatus:
+    """One scheduled job."""
+
+    job: str
+    schedule: str
+    """As declared: `0 * * * * (UTC)` or `every 1m`."""
+    next_at: datetime | None = None
+    last_at: datetime | None = None
+    last_status: str | None = None
+    last_error: str | None = None
+    last_seconds: float | None = None
+
+
+@dataclass(slots=True)
+class Board:
+    """All of it."""
+
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    """By role."""
+    consumers: dict[str, ConsumerStatus] = field(default_factory=dict)
+    """By queue."""
+    jobs: dict[str, JobStatus] = field(default_factory=dict)
+    """By job name."""
+
+    def tally(self, role: str) -> Tally:
+        """The role's counters, made at the first call."""
+        return self.tallies.setdefault(role, Tally())

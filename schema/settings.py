@@ -1,0 +1,187 @@
+"""Every setting, with its default. `config.toml` says the same with a comment for each; a test compares the two.
+
+Where the values come from is `schema.settings_sources`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SecretStr,
+    model_validator,
+)
+
+from schema.duration import Duration
+
+ROLES = ("api", "consume", "schedule")
+EMBEDDED = "embedded"
+"""The URL that asks for a private server, run as a child of this process (see `roles.embedded`)."""
+
+
+class Address(str):
+    """`host:port`, with an IPv6 host in brackets."""
+
+    __slots__ = ()
+
+    @property
+    def host(self) -> str:
+        return self.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        return int(self.rpartition(":")[2])
+
+
+def _address(value: Any) -> Address:  # noqa: ANN401 - whatever the input held
+    if not isinstance(value, str):
+        raise ValueError("not host:port (try '127.0.0.1:8090')")  # noqa: TRY004 - pydantic reports ValueError
+    host, colon, port = value.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError("not host:port (try '127.0.0.1:8090')")
+    return Address(value)
+
+
+def _names(value: Any) -> Any:  # noqa: ANN401 - whatever the input held
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+def _role(name: str) -> str:
+    if name not in ROLES:
+        nearest = get_close_matches(name, ROLES, n=1, cutoff=0)
+        raise ValueError(f"unknown role {name!r}: did you mean {nearest[0]!r}? (the roles are {', '.join(ROLES)})")
+    return name
+
+
+def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError("must be longer than zero")
+    return value
+
+
+Bind = Annotated[Address, PlainValidator(_address), PlainSerializer(str, return_type=str)]
+RoleName = Annotated[str, AfterValidator(_role)]
+PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+
+
+class Section(BaseModel):
+    """A table of `config.toml`: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Database(Section):
+    url: SecretStr = SecretStr(EMBEDDED)
+    migrate: bool = False
+    pool_min_size: int = Field(2, ge=0)
+    pool_max_size: int = Field(20, ge=1)
+    pool_timeout: PositiveDuration = timedelta(seconds=5)
+    max_waiting: int = Field(200, ge=0)
+    connect_timeout: PositiveDuration = timedelta(seconds=5)
+    statement_timeout: PositiveDuration = timedelta(seconds=30)
+    idle_in_transaction_session_timeout: PositiveDuration = timedelta(seconds=60)
+    client_connection_check_interval: PositiveDuration = timedelta(seconds=5)
+    application_name: str = "rolecall"
+    prepare_statements: bool = True
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        if self.pool_min_size > self.pool_max_size:
+            raise ValueError(f"pool_min_size {self.pool_min_size} is more than pool_max_size {self.pool_max_size}")
+        return self
+
+
+class Amqp(Section):
+    url: SecretStr = SecretStr(EMBEDDED)
+    heartbeat: PositiveDuration = timedelta(seconds=10)
+    timeout: PositiveDuration = timedelta(seconds=10)
+
+
+class Api(Section):
+    bind: Bind = Address("127.0.0.1:8090")
+    max_content_length: int = Field(1024 * 1024, ge=1)
+    request_timeout: PositiveDuration = timedelta(seconds=30)
+    keep_alive_timeout: PositiveDuration = timedelta(seconds=75)
+
+
+class Ops(Section):
+    bind: Bind = Address("127.0.0.1:8091")
+    probe_timeout: PositiveDuration = timedelta(seconds=2)
+
+
+class Consume(Section):
+    handler_timeout: PositiveDuration = timedelta(seconds=60)
+    delivery_limit: int = Field(100, ge=1)
+
+
+class Schedule(Section):
+    timeout: PositiveDuration = timedelta(seconds=60)
+    grace: PositiveDuration = timedelta(minutes=1)
+
+
+class Supervisor(Section):
+    start_timeout: PositiveDuration = timedelta(seconds=30)
+    drain_delay: Duration = timedelta(0)
+    drain_timeout: PositiveDuration = timedelta(seconds=25)
+    backoff_initial: PositiveDuration = timedelta(seconds=0.5)
+    backoff_max: PositiveDuration = timedelta(seconds=30)
+    backoff_reset: PositiveDuration = timedelta(seconds=60)
+    max_restarts: int = Field(0, ge=0)
+    restart_window: PositiveDuration = timedelta(minutes=5)
+    blocked_loop: PositiveDuration = timedelta(seconds=1)
+
+
+class Client(Section):
+    url: str
+    timeout: PositiveDuration = timedelta(seconds=5)
+    connect_timeout: PositiveDuration = timedelta(seconds=2)
+    attempts: int = Field(3, ge=1)
+    backoff: PositiveDuration = timedelta(milliseconds=200)
+
+
+class Timezone(Client):
+    url: str = "https://worldtimeapi.org"
+
+
+class Clients(Section):
+    timezone: Timezone = Timezone()
+
+
+class Embedded(Section):
+    directory: Path = Path(".local")
+
+
+class Log(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(Section):
+    """All of them. Sections are tables in TOML, and `APP_<SECTION>__<KEY>` in the environment."""
+
+    roles: Annotated[tuple[RoleName, ...], BeforeValidator(_names), AfterValidator(_unique), Field(min_length=1)] = ROLES
+    debug: bool = False
+    console: Literal["auto", "rich", "plain", "json"] = "auto"
+    log: Log = Log()
+    api: Api = Api()
+    ops: Ops = Ops()
+    database: Database = Database()
+    amqp: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")], Amqp] = {"example": Amqp()}
+    consume: Consume = Consume()
+    schedule: Schedule = Schedule()
+    supervisor: Supervisor = Supervisor()
+    clients: Clients = Clients()
+    embedded: Embedded = Embedded()

@@ -1,0 +1,55 @@
+"""Students: what a client sends, and what it gets."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _storable(text: str) -> str:
+    if "\x00" in text:  # PostgreSQL's text has no NUL
+        raise ValueError("must not contain NUL characters")
+    return text
+
+
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=200, description="The student's full name.", examples=["Ada Lovelace"]),
+    AfterValidator(_storable),
+]
+
+
+class NewStudent(BaseModel):
+    """A student to be stored: the body of `POST /students`, and the message on `example.main`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "Ada Lovelace"}]})
+
+    name: Name
+
+
+class StudentChange(BaseModel):
+    """What to change of a student; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "Ada King"}]})
+
+    name: Name | None = None
+    active: bool | None = Field(None, description="False takes the student out of the list.", examples=[True])
+
+
+class Student(BaseModel):
+    """A student as stored."""
+
+    id: int = Field(description="Given by the database.", examples=[1])
+    name: str = Field(description="The student's full name.", examples=["Ada Lovelace"])
+    active: bool = Field(description="False after a DELETE.", examples=[True])
+    created_at: datetime = Field(examples=["2026-01-31T12:00:00Z"])
+    updated_at: datetime = Field(examples=["2026-01-31T12:00:00Z"])
+
+
+class StudentPage(BaseModel):
+    """One page of the active students, by id."""
+
+    items: list[Student]
+    next: int | None = Field(None, description="Pass it as `after` to get the next page; null on the last.", examples=[20])
