@@ -14,12 +14,13 @@ from psycopg.rows import TupleRow, dict_row
 from pydantic import BaseModel
 from sqlalchemy import Executable
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import CompilerElement
 
 Connection = AsyncConnection[TupleRow]
 Model = TypeVar("Model", bound=BaseModel)
 
-_DIALECT = PGDialect_psycopg()
+_DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
 class Query:
@@ -36,6 +37,8 @@ class Query:
         if not isinstance(statement, CompilerElement):
             raise TypeError(f"{statement!r} is not a statement that SQLAlchemy can compile")
         compiled = statement.compile(dialect=_DIALECT)
+        if not isinstance(compiled, SQLCompiler):
+            raise TypeError(f"{statement!r} defines the schema; migrations do that")
         self.sql = str(compiled).encode()
         self._required = frozenset(name for name, bind in compiled.binds.items() if bind.required)
         self._defaults: Mapping[str, Any] = {

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, DateTime, Identity, Index, Integer, Table, Text, bindparam, func, select, text, update
+from sqlalchemy import (
+    Boolean,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    Table,
+    Text,
+    bindparam,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from db.metadata import metadata
@@ -57,7 +71,7 @@ async def page(connection: Connection, *, after: int, limit: int) -> list[Studen
 async def create(connection: Connection, new: NewStudent) -> Student:
     """Stores a student."""
     created = await CREATE.one(connection, Student, name=new.name)
-    assert created is not None  # noqa: S101 - INSERT … RETURNING of one row has one row
+    assert created is not None
     return created
 
 

@@ -20,7 +20,7 @@ def parse_duration(value: str | timedelta) -> timedelta:
     """
     if isinstance(value, timedelta):
         return value
-    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    match = _DURATION.fullmatch(str(value).strip())
     if match is None:
         raise ValueError(f"{value!r} is not a duration (try '5s'; the units are ms, s, m, h and d)")
     try:
@@ -39,7 +39,7 @@ def format_duration(value: timedelta) -> str:
     return f"{milliseconds}ms" if milliseconds else "0s"
 
 
-def _validate(value: Any) -> timedelta:  # noqa: ANN401 - pydantic hands over whatever the input held
+def _validate(value: Any) -> timedelta:
     return parse_duration(value)
 
 

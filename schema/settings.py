@@ -25,6 +25,7 @@ from pydantic import (
 from schema.duration import Duration
 
 ROLES = ("api", "consume", "schedule")
+MAX_PORT = 65535
 EMBEDDED = "embedded"
 """The URL that asks for a private server, run as a child of this process (see `roles.embedded`)."""
 
@@ -43,16 +44,16 @@ class Address(str):
         return int(self.rpartition(":")[2])
 
 
-def _address(value: Any) -> Address:  # noqa: ANN401 - whatever the input held
+def _address(value: Any) -> Address:
     if not isinstance(value, str):
         raise ValueError("not host:port (try '127.0.0.1:8090')")  # noqa: TRY004 - pydantic reports ValueError
     host, colon, port = value.rpartition(":")
-    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= 65535):
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= MAX_PORT):
         raise ValueError("not host:port (try '127.0.0.1:8090')")
     return Address(value)
 
 
-def _names(value: Any) -> Any:  # noqa: ANN401 - whatever the input held
+def _names(value: Any) -> Any:
     return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
@@ -172,7 +173,9 @@ class Log(Section):
 class Settings(Section):
     """All of them. Sections are tables in TOML, and `APP_<SECTION>__<KEY>` in the environment."""
 
-    roles: Annotated[tuple[RoleName, ...], BeforeValidator(_names), AfterValidator(_unique), Field(min_length=1)] = ROLES
+    roles: Annotated[tuple[RoleName, ...], BeforeValidator(_names), AfterValidator(_unique), Field(min_length=1)] = (
+        ROLES
+    )
     debug: bool = False
     console: Literal["auto", "rich", "plain", "json"] = "auto"
     log: Log = Log()

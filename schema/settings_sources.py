@@ -186,7 +186,9 @@ def _model_at(path: list[str]) -> type[BaseModel]:
             model = annotation
         else:  # a table of sections: dict[name, section]
             next(names, None)
-            model = next(part for part in get_args(annotation) if isinstance(part, type) and issubclass(part, BaseModel))
+            model = next(
+                part for part in get_args(annotation) if isinstance(part, type) and issubclass(part, BaseModel)
+            )
     return model
 
 

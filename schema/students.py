@@ -52,4 +52,6 @@ class StudentPage(BaseModel):
     """One page of the active students, by id."""
 
     items: list[Student]
-    next: int | None = Field(None, description="Pass it as `after` to get the next page; null on the last.", examples=[20])
+    next: int | None = Field(
+        None, description="Pass it as `after` to get the next page; null on the last.", examples=[20]
+    )

@@ -1,0 +1,52 @@
+"""How a role can fail, and which of the three kinds of `schema.errors` a failure is.
+
+```
+Exception
+├── UnexpectedReturn         a role returned although nobody had asked it to stop
+├── StartTimeout             it had not started in time
+├── RestartBudgetExhausted   it failed too often, and a budget was set
+└── DrainTimeout             the drain's deadline came first
+```
+"""
+
+from __future__ import annotations
+
+from roles.events import Failure
+from schema.errors import ConfigurationError, DependencyUnavailable
+
+
+class UnexpectedReturn(Exception):
+    """A role returned although nobody had asked it to stop."""
+
+
+class StartTimeout(Exception):
+    """A role had not called `started()` in time."""
+
+
+class RestartBudgetExhausted(Exception):
+    """A role failed more often than `supervisor.max_restarts` in `supervisor.restart_window`."""
+
+
+class DrainTimeout(Exception):
+    """Roles had to be cancelled because the drain's deadline was over."""
+
+
+def classify(error: BaseException) -> Failure:
+    """Which of the three kinds an error is; a group is a bug unless all in it agree that it is not."""
+    if isinstance(error, BaseExceptionGroup):
+        kinds = {classify(inner) for inner in error.exceptions}
+        if Failure.CONFIGURATION in kinds:
+            return Failure.CONFIGURATION
+        return kinds.pop() if len(kinds) == 1 else Failure.BUG
+    if isinstance(error, ConfigurationError):
+        return Failure.CONFIGURATION
+    return Failure.UNAVAILABLE if isinstance(error, DependencyUnavailable) else Failure.BUG
+
+
+def describe(error: BaseException) -> str:
+    """The error in one text: what was meant for people of ours, with its type where it is a bug."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(dict.fromkeys(describe(inner) for inner in error.exceptions))
+    if isinstance(error, ConfigurationError | DependencyUnavailable | UnexpectedReturn | StartTimeout):
+        return str(error)
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
