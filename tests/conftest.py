@@ -2,9 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+
+from roles.embedded.postgres import Postgres
+from roles.embedded.rabbitmq import RabbitMQ
+from tests.services import SOURCES, PostgresServer, RabbitServer, running
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     return ("asyncio", {"use_uvloop": True})
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL server for this pytest process; don't stop it: tests that do start their own."""
+    server = Postgres(tmp_path_factory.mktemp("services"))
+    with running(server):
+        yield PostgresServer(server)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """A RabbitMQ node for this pytest process; don't stop it: tests that do start their own."""
+    node = RabbitMQ(tmp_path_factory.mktemp("services"), source_directory=SOURCES)
+    with running(node):
+        yield RabbitServer(node)
+
+
+@pytest.fixture
+def database_url(postgres: PostgresServer) -> Iterator[str]:
+    """A fresh database at head."""
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture
+def amqp_url(rabbitmq: RabbitServer) -> Iterator[str]:
+    """A fresh virtual host."""
+    with rabbitmq.vhost() as url:
+        yield url
+
+
+@pytest.fixture
+def management_url(rabbitmq: RabbitServer) -> str:
+    """The management API of the node that `amqp_url` is on; `rabbitmq.api` is a client for it."""
+    return rabbitmq.node.management_url
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty current directory, so that no `config.toml` or `.env` of the developer's is read."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,1 @@
+"""The role that sees to the database's schema before the others work on it."""

@@ -1,0 +1,88 @@
+"""Real servers for the tests, private to one pytest process and started when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import anyio
+import httpx
+import psycopg
+from anyio.abc import TaskStatus
+from anyio.from_thread import start_blocking_portal
+from psycopg import sql
+
+from db.schema_version import upgrade
+from roles.embedded.postgres import Postgres
+from roles.embedded.rabbitmq import RabbitMQ
+from roles.role import Role
+
+SOURCES = Path(__file__).parent.parent / ".local"
+"""Where a RabbitMQ that had to be unpacked is kept: beside that of `make run`."""
+
+TEMPLATE = "rolecall"
+"""Migrated once; each test's database is a copy."""
+
+
+@contextmanager
+def running(role: Role) -> Iterator[None]:
+    """Runs a role in a thread of its own, from when it has started until the block ends."""
+
+    async def run(*, task_status: TaskStatus[anyio.Event]) -> None:
+        stop = anyio.Event()
+
+        class Forward(TaskStatus[None]):
+            def started(self, value: None = None) -> None:
+                task_status.started(stop)
+
+        await role.run(task_status=Forward(), stop=stop)
+
+    with start_blocking_portal(backend_options={"use_uvloop": True}) as portal:
+        ended, stop = portal.start_task(run)
+        yield
+        portal.call(stop.set)
+        ended.result(timeout=60)
+
+
+class PostgresServer:
+    """A server with a migrated template."""
+
+    def __init__(self, server: Postgres) -> None:
+        self.server = server
+        anyio.run(upgrade, server.url)
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """The URL of a fresh copy of the template."""
+        name = f"test_{uuid4().hex[:12]}"
+        with psycopg.connect(self._url("postgres"), autocommit=True) as admin:
+            admin.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
+            )
+            yield self._url(name)
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def _url(self, database: str) -> str:
+        return self.server.url.replace(f"/{TEMPLATE}?", f"/{database}?")
+
+
+class RabbitServer:
+    """A node with its management API."""
+
+    def __init__(self, node: RabbitMQ) -> None:
+        self.node = node
+        self.api = httpx.Client(
+            base_url=f"{node.management_url}api", auth=(node.user, node.password), timeout=20, trust_env=False
+        )
+
+    @contextmanager
+    def vhost(self) -> Iterator[str]:
+        """The URL of a fresh virtual host."""
+        name = f"test-{uuid4().hex[:12]}"
+        self.api.put(f"/vhosts/{name}").raise_for_status()
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        self.api.put(f"/permissions/{name}/{self.node.user}", json=everything).raise_for_status()
+        yield self.node.url.replace("/%2F", f"/{name}")
+        self.api.delete(f"/vhosts/{name}").raise_for_status()
