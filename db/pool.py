@@ -39,6 +39,9 @@ current_pool: ContextVar[Pool] = ContextVar("current_pool")
 COMMIT_TIMEOUT = 10.0
 """Seconds that a commit may take once it has begun, even if the task is cancelled meanwhile."""
 
+CHECK_TIMEOUT = 1.0
+"""Seconds that a suspect connection has to prove itself."""
+
 
 class DatabaseUnavailable(DependencyUnavailable):
     """PostgreSQL is away, shutting down, or cannot be reached."""
@@ -85,7 +88,6 @@ def create_pool(url: str, settings: Database) -> Pool:
         max_waiting=settings.max_waiting,
         timeout=settings.pool_timeout.total_seconds(),
         reconnect_timeout=1.0,
-        check=_check,
     )
 
 
@@ -97,14 +99,7 @@ async def connection() -> AsyncIterator[Connection]:
         DatabaseUnavailable: there is none to be had, or it broke while it was used.
     """
     pool = current_pool.get()
-    try:
-        conn = await pool.getconn()
-    except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
-        raise PoolExhausted(f"PostgreSQL: {error}") from error
-    except psycopg_pool.PoolClosed as error:
-        raise DatabaseUnavailable("PostgreSQL: the pool is closed") from error
-    except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"PostgreSQL: {error}") from error
+    conn = await _checked_out(pool)
     try:
         yield conn
     except psycopg.Error as error:
@@ -147,12 +142,37 @@ def is_unavailable(error: psycopg.Error) -> bool:
     return state.startswith(("08", "57P0"))
 
 
-async def _check(conn: Connection) -> None:
-    """Free for a healthy connection: only an idle socket that has something to read is suspect, and is asked.
+async def _checked_out(pool: Pool) -> Connection:
+    """A connection that is alive, as far as can be told for free.
 
-    A server that closed the connection has left an end of file (or its last words) in the socket.
+    Not the pool's own `check`: it sleeps longer and longer between dead connections, seconds in all after a
+    restart of the server. Here each dead one costs nothing but its place, which the pool fills again.
     """
+    deadline = anyio.current_time() + pool.timeout
+    while True:
+        try:
+            conn = await pool.getconn(timeout=deadline - anyio.current_time())
+        except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
+            raise PoolExhausted(f"PostgreSQL: {error}") from error
+        except psycopg_pool.PoolClosed as error:
+            raise DatabaseUnavailable("PostgreSQL: the pool is not open") from error
+        if not _is_suspect(conn):
+            return conn
+        try:
+            with anyio.fail_after(CHECK_TIMEOUT):
+                await psycopg_pool.AsyncConnectionPool.check_connection(conn)
+        except (psycopg.Error, TimeoutError):
+            await pool.putconn(conn)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await pool.putconn(conn)
+            raise
+        else:
+            return conn
+
+
+def _is_suspect(conn: Connection) -> bool:
+    """Whether an idle connection has something to read: an end of file, or a server's last words, or a notice."""
     poll = select.poll()
-    poll.register(conn.pgconn.socket, select.POLLIN | select.POLLHUP | select.POLLERR)
-    if poll.poll(0):
-        await psycopg_pool.AsyncConnectionPool.check_connection(conn)
+    poll.register(conn.pgconn.socket, select.POLLIN)
+    return bool(poll.poll(0))

@@ -9,6 +9,7 @@ from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -74,7 +75,15 @@ def _positive(value: timedelta) -> timedelta:
     return value
 
 
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("not the base URL of an HTTP service (try 'https://example.org')")
+    return value.rstrip("/")
+
+
 Bind = Annotated[Address, PlainValidator(_address), PlainSerializer(str, return_type=str)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 RoleName = Annotated[str, AfterValidator(_role)]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 
@@ -90,7 +99,7 @@ class Database(Section):
     migrate: bool = False
     pool_min_size: int = Field(2, ge=0)
     pool_max_size: int = Field(20, ge=1)
-    pool_timeout: PositiveDuration = timedelta(seconds=5)
+    pool_timeout: PositiveDuration = timedelta(seconds=2)
     max_waiting: int = Field(200, ge=0)
     connect_timeout: PositiveDuration = timedelta(seconds=5)
     statement_timeout: PositiveDuration = timedelta(seconds=30)
@@ -147,7 +156,7 @@ class Supervisor(Section):
 
 
 class Client(Section):
-    url: str
+    url: HttpUrl
     timeout: PositiveDuration = timedelta(seconds=5)
     connect_timeout: PositiveDuration = timedelta(seconds=2)
     attempts: int = Field(3, ge=1)
@@ -155,7 +164,7 @@ class Client(Section):
 
 
 class Timezone(Client):
-    url: str = "https://worldtimeapi.org"
+    url: HttpUrl = "https://worldtimeapi.org"
 
 
 class Clients(Section):

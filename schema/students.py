@@ -48,6 +48,15 @@ class Student(BaseModel):
     updated_at: datetime = Field(examples=["2026-01-31T12:00:00Z"])
 
 
+class StudentPageQuery(BaseModel):
+    """Which page of the students."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: int = Field(0, ge=0, le=2**31 - 1, description="Only ids after this one: `next` of the page before.")
+    limit: int = Field(50, ge=1, le=200, description="How many at most.", examples=[20])
+
+
 class StudentPage(BaseModel):
     """One page of the active students, by id."""
 

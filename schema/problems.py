@@ -1,0 +1,183 @@
+"""Problem details (RFC 9457): the one shape of every error that the API answers with.
+
+A problem's `type` is a relative reference with its full path, `/problems/not-found`, as RFC 9457 §3.1.1 allows.
+It is the same on every host and needs no domain of ours, and it leads to a page on the API itself that says
+what the problem means and what to do. A status that has no type here is `about:blank`, as the RFC has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from pydantic import BaseModel, ConfigDict, Field
+
+BASE = "/problems"
+MEDIA_TYPE = "application/problem+json"
+
+
+class FieldError(BaseModel):
+    """One value that was not accepted."""
+
+    detail: str = Field(description="What is wrong with the value.", examples=["Field required"])
+    code: str = Field(description="The same for programs; stable.", examples=["missing"])
+    pointer: str | None = Field(None, description="Where in the body: a JSON Pointer.", examples=["#/name"])
+    parameter: str | None = Field(None, description="Or which query parameter.", examples=["limit"])
+
+
+class Problem(BaseModel):
+    """What went wrong, as problem details (RFC 9457)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "/problems/not-found",
+                    "title": "Not found",
+                    "status": 404,
+                    "detail": "There is no student 17.",
+                    "instance": "/api/v1/students/17",
+                    "request_id": "0b7f6a2e4d5c4f0f9f6c0c7f2b1f7a10",
+                }
+            ]
+        }
+    )
+
+    type: str = Field(
+        description="The kind of problem, stable; it leads to a page that explains it.",
+        json_schema_extra={"format": "uri-reference"},
+        examples=["/problems/not-found"],
+    )
+    title: str = Field(description="The kind of problem in words.", examples=["Not found"])
+    status: int = Field(description="The HTTP status of the reply.", ge=400, le=599, examples=[404])
+    detail: str | None = Field(None, description="What happened this time.", examples=["There is no student 17."])
+    instance: str | None = Field(None, description="The path that was asked for.", examples=["/api/v1/students/17"])
+    request_id: str | None = Field(None, description="Names this request in the logs.")
+    errors: list[FieldError] | None = Field(None, description="Each value that was not accepted.")
+    traceback: list[str] | None = Field(None, description="Where it happened; only with `debug = true`.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemType:
+    """A kind of problem. Clients tell problems apart by `type`: a name that was given away never changes."""
+
+    name: str
+    status: int
+    title: str
+    meaning: str
+    remedy: str
+
+    @property
+    def type(self) -> str:
+        return f"{BASE}/{self.name}"
+
+    def __call__(self, detail: str, *, errors: list[FieldError] | None = None) -> Problem:
+        """A problem of this kind."""
+        return Problem(type=self.type, title=self.title, status=self.status, detail=detail, errors=errors)
+
+
+MALFORMED = ProblemType(
+    name="malformed-request",
+    status=400,
+    title="Malformed request",
+    meaning="The request cannot be read: its body is not JSON, or its target or headers make no sense.",
+    remedy="Correct the request; `detail` says where reading it failed.",
+)
+NOT_FOUND = ProblemType(
+    name="not-found",
+    status=404,
+    title="Not found",
+    meaning="There is nothing at this path, or the thing that it names does not exist.",
+    remedy="Check the path and the id.",
+)
+METHOD_NOT_ALLOWED = ProblemType(
+    name="method-not-allowed",
+    status=405,
+    title="Method not allowed",
+    meaning="The path exists, but not for this method.",
+    remedy="Use one of the methods in the `Allow` header.",
+)
+SLOW_REQUEST = ProblemType(
+    name="slow-request",
+    status=408,
+    title="Slow request",
+    meaning="The body of the request did not arrive in time.",
+    remedy="Send it again, faster.",
+)
+CONTENT_TOO_LARGE = ProblemType(
+    name="content-too-large",
+    status=413,
+    title="Content too large",
+    meaning="The body of the request is larger than this API takes (`api.max_content_length`).",
+    remedy="Send less at a time.",
+)
+UNSUPPORTED_MEDIA_TYPE = ProblemType(
+    name="unsupported-media-type",
+    status=415,
+    title="Unsupported media type",
+    meaning="The body of the request is not declared as JSON.",
+    remedy="Send JSON with `Content-Type: application/json`.",
+)
+INVALID = ProblemType(
+    name="invalid-request",
+    status=422,
+    title="Invalid request",
+    meaning="The request can be read, but values in it are not acceptable.",
+    remedy="Correct the values that `errors` names.",
+)
+INTERNAL = ProblemType(
+    name="internal-error",
+    status=500,
+    title="Internal error",
+    meaning="A bug of ours.",
+    remedy="Report it with its `request_id`, by which the logs tell what happened.",
+)
+UPSTREAM_FAILED = ProblemType(
+    name="upstream-failed",
+    status=502,
+    title="Upstream failed",
+    meaning="Another service that the answer depends on could not be reached, or gave an answer that makes no sense.",
+    remedy="Try again later.",
+)
+UNAVAILABLE = ProblemType(
+    name="unavailable",
+    status=503,
+    title="Unavailable",
+    meaning="The request cannot be served just now: the database is away or busy.",
+    remedy="Try again after the seconds in the `Retry-After` header.",
+)
+TIMED_OUT = ProblemType(
+    name="timed-out",
+    status=503,
+    title="Timed out",
+    meaning="Serving the request took longer than this API allows (`api.request_timeout`), so it was given up.",
+    remedy="Try again after the seconds in the `Retry-After` header, or ask for less.",
+)
+UPSTREAM_TIMED_OUT = ProblemType(
+    name="upstream-timed-out",
+    status=504,
+    title="Upstream timed out",
+    meaning="Another service that the answer depends on did not answer in time.",
+    remedy="Try again later.",
+)
+
+PROBLEM_TYPES = (
+    MALFORMED,
+    NOT_FOUND,
+    METHOD_NOT_ALLOWED,
+    SLOW_REQUEST,
+    CONTENT_TOO_LARGE,
+    UNSUPPORTED_MEDIA_TYPE,
+    INVALID,
+    INTERNAL,
+    UPSTREAM_FAILED,
+    UNAVAILABLE,
+    TIMED_OUT,
+    UPSTREAM_TIMED_OUT,
+)
+"""All that have a page."""
+
+
+def untyped(status: int, detail: str | None) -> Problem:
+    """A problem that says no more than its HTTP status (RFC 9457 §4.2.1)."""
+    return Problem(type="about:blank", title=HTTPStatus(status).phrase, status=status, detail=detail)
