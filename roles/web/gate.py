@@ -1,0 +1,110 @@
+"""The gate: what every request goes through, whatever the application behind it.
+
+It gives the request an id (the caller's own in `X-Request-Id`, if it looks like one), binds it to the logs of the
+request and returns it; it counts the request, logs it once it is over, answers for an application that raised,
+and ends connections while the server drains.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from time import perf_counter
+from uuid import uuid4
+
+import anyio
+import structlog
+from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope, Scope
+
+from roles.tally import Tally
+from schema.problems import INTERNAL, MEDIA_TYPE
+
+REQUEST_ID = b"x-request-id"
+STATE_KEY = "request_id"
+"""Where the application finds the id: `scope["state"]["request_id"]`."""
+
+_VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+
+log = structlog.get_logger(__name__)
+
+
+class Gate:
+    """An ASGI application around an ASGI application.
+
+    Params:
+        tally: a request is taken when it is accepted. It is finished when its reply was handed over completely,
+            and failed if that never happened (the client went away) or the reply was a 500.
+        draining: once set, every reply tells the client that the connection ends with it.
+        log_requests: whether each request is logged.
+    """
+
+    def __init__(self, app: ASGIFramework, *, tally: Tally, draining: anyio.Event, log_requests: bool = True) -> None:
+        self._app, self._tally, self._draining, self._log_requests = app, tally, draining, log_requests
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000, "reason": None})
+        else:
+            await self._app(scope, receive, send)
+
+    async def _http(self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        began = perf_counter()
+        request_id = _request_id(scope["headers"])
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        scope["state"][STATE_KEY] = request_id
+        status = 0
+        complete = False
+
+        async def forward(event: ASGISendEvent) -> None:
+            nonlocal status, complete
+            if event["type"] == "http.response.start":
+                status = event["status"]
+                ours = [(REQUEST_ID, request_id.encode())]
+                if self._draining.is_set():
+                    ours.append((b"connection", b"close"))
+                event["headers"] = [*event["headers"], *ours]
+                await send(event)
+            else:
+                await send(event)
+                complete = event["type"] == "http.response.body" and not event.get("more_body", False)
+
+        self._tally.taken += 1
+        try:
+            await self._app(scope, receive, forward)
+        except Exception:
+            log.exception("request failed", method=scope["method"], path=scope["raw_path"].decode("ascii", "replace"))
+            if not status:
+                await _send_internal_error(forward, request_id)
+        finally:
+            if complete and status != 500:  # noqa: PLR2004 - a bug's; other 5xx tell of others
+                self._tally.finished += 1
+            else:
+                self._tally.failed += 1
+            if self._log_requests:
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["raw_path"].decode("ascii", "replace"),
+                    status=status or None,
+                    duration_ms=round((perf_counter() - began) * 1000, 2),
+                    complete=complete,
+                )
+
+
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    for name, value in headers:
+        if name == REQUEST_ID and _VALID_ID.fullmatch(value):
+            return value.decode("ascii")
+    return uuid4().hex
+
+
+async def _send_internal_error(send: ASGISendCallable, request_id: str) -> None:
+    problem = INTERNAL("Something went wrong on our side.")
+    problem.request_id = request_id
+    body = problem.model_dump_json(exclude_none=True).encode()
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

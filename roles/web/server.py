@@ -1,0 +1,80 @@
+"""Hypercorn, as a part of this process: it owns no signal, binds nothing itself, and drains when it is asked to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from socket import socket
+
+import anyio
+from hypercorn.asyncio import serve as hypercorn_serve
+from hypercorn.config import Config, Sockets
+from hypercorn.typing import ASGIFramework
+
+from roles.cancellation import stray_cancellation_as
+from roles.tally import Tally
+from roles.web.gate import Gate
+from roles.web.listener import BACKLOG
+
+LINGER = 0.1
+"""Seconds between the first replies that end their connection and the end of the connections that are idle.
+
+A client that keeps its connection busy learns in that time that it ends, and sends its next request elsewhere;
+cut off at once, it could have just sent one that nobody would answer.
+"""
+
+NO_LIMIT = 24 * 3600.0
+"""Seconds. Hypercorn wants a deadline for the drain; the one that counts is the supervisor's, by cancellation."""
+
+
+class _Config(Config):
+    """Hypercorn's settings, with a socket that is there already.
+
+    Hypercorn asks for its sockets when the application has started up, right before it accepts connections.
+    """
+
+    def __init__(self, listener: socket, started: Callable[[], None]) -> None:
+        super().__init__()
+        self._listener, self._started = listener, started
+
+    def create_sockets(self) -> Sockets:
+        self._started()
+        return Sockets(secure_sockets=[], insecure_sockets=[self._listener], quic_sockets=[])
+
+
+async def serve(
+    app: ASGIFramework,
+    listener: socket,
+    *,
+    stop: anyio.Event,
+    tally: Tally,
+    started: Callable[[], None] = lambda: None,
+    keep_alive_timeout: timedelta = timedelta(seconds=75),
+    log_requests: bool = True,
+) -> None:
+    """Serves `app` on `listener` until `stop` is set, then ends what is in flight and returns.
+
+    The drain: replies end their connections, nothing new is accepted, idle connections are closed. It takes as
+    long as the longest request; cancel it to cut those off. The listener is closed in any case.
+
+    Params:
+        started: called once the application has started up; connections are accepted from then on.
+        keep_alive_timeout: after that long an idle connection is closed.
+    """
+
+    async def shutdown() -> None:
+        await stop.wait()
+        await anyio.sleep(LINGER)
+
+    config = _Config(listener, started)
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.errorlog.setLevel(logging.WARNING)  # what it says below that, we say better
+    config.backlog = BACKLOG
+    config.keep_alive_timeout = keep_alive_timeout.total_seconds()
+    config.graceful_timeout = NO_LIMIT
+    gate = Gate(app, tally=tally, draining=stop, log_requests=log_requests)
+    with listener, stray_cancellation_as(message="Hypercorn ended with a cancellation of its own"):
+        await hypercorn_serve(gate, config, shutdown_trigger=shutdown)
