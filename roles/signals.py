@@ -1,0 +1,64 @@
+"""SIGTERM and SIGINT: the first drains, the second exits at once; a drain that hangs is ended by an alarm."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from types import FrameType
+
+import anyio
+
+HARD_EXIT_DELAY = timedelta(seconds=0.8)
+"""After the drain's deadline: by then even the cancelled roles have had their time to end."""
+
+_SHOW_CURSOR = "\x1b[?25h"
+
+
+@contextmanager
+def draining_on_signals(stop: anyio.Event) -> Iterator[None]:
+    """Sets `stop` at the first SIGTERM or SIGINT, and exits with 1 at the second, while the block lasts.
+
+    The handlers are the interpreter's and not the loop's, so that the second signal works in a process whose
+    loop is blocked. Embedded servers end with us: the kernel signals them when their parent dies.
+    """
+    loop = asyncio.get_running_loop()
+    received = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the handler's signature
+        nonlocal received
+        if received:
+            _exit_now(f"{signal.Signals(number).name} again: exits at once")
+        received = True
+        loop.call_soon_threadsafe(stop.set)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, on_signal) for number in numbers]
+    alarm = signal.signal(signal.SIGALRM, lambda *_: _exit_now("the drain did not end in its time: exits at once"))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def exit_after(limit: timedelta) -> None:
+    """Ends the process a little after `limit` if it is still there then, even if its loop is blocked."""
+    signal.setitimer(signal.ITIMER_REAL, (limit + HARD_EXIT_DELAY).total_seconds())
+
+
+def _exit_now(reason: str) -> None:
+    logging.getLogger(__name__).error(reason)
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    if sys.stdout.isatty():
+        sys.stdout.write(_SHOW_CURSOR)
+        sys.stdout.flush()
+    os._exit(1)
