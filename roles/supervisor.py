@@ -52,18 +52,14 @@ GRACE = timedelta(seconds=0.2)
 
 
 class Supervisor:
-    """Runs roles until it is told to stop."""
+    """Runs roles until it is told to stop. An instance runs once."""
 
-    def __init__(self, specs: Sequence[RoleSpec], *, policy: Policy, clock: Clock, emit: Emit) -> None:
+    def __init__(self, *, policy: Policy, clock: Clock, emit: Emit) -> None:
         self.draining = False
         self._policy = policy
         self._clock = clock
         self._emit = emit
-        self._children = {spec.name: Child(spec, clock) for spec in specs}
-        if len(self._children) != len(specs):
-            raise ValueError("two roles have the same name")
-        if unknown := {need for spec in specs for need in spec.needs} - self._children.keys():
-            raise ValueError(f"no such roles to need: {sorted(unknown)}")
+        self._children: dict[str, Child] = {}
         self._fatal: Exception | None = None
         self._ending = anyio.Event()
 
@@ -71,14 +67,20 @@ class Supervisor:
         """All roles as they are now, in the order of their specs."""
         return tuple(child.status() for child in self._children.values())
 
-    async def run(self, *, stop: anyio.Event) -> None:
+    async def run(self, specs: Sequence[RoleSpec], *, stop: anyio.Event) -> None:
         """Starts all roles, keeps them running, and drains them when `stop` is set.
 
         Raises:
+            ValueError: two roles have one name, or one needs a role that is not there.
             ConfigurationError: a role can never work; the others were drained.
             RestartBudgetExhausted: a role failed too often; the others were drained.
             DrainTimeout: the drain was over before everything had ended.
         """
+        self._children = {spec.name: Child(spec, self._clock) for spec in specs}
+        if len(self._children) != len(specs):
+            raise ValueError("two roles have the same name")
+        if unknown := {need for spec in specs for need in spec.needs} - self._children.keys():
+            raise ValueError(f"no such roles to need: {sorted(unknown)}")
         async with anyio.create_task_group() as group:
             group.start_soon(self._end_with, stop)
             for child in self._children.values():

@@ -78,9 +78,8 @@ class Harness:
         self.stop = anyio.Event()
         self.error: BaseException | None = None
         self.ended = False
-        self.supervisor = Supervisor(
-            specs, policy=Policy.model_validate(policy), clock=self.clock, emit=self.events.append
-        )
+        self.specs = specs
+        self.supervisor = Supervisor(policy=Policy.model_validate(policy), clock=self.clock, emit=self.events.append)
 
     def status(self, name: str) -> RoleStatus:
         return next(role for role in self.supervisor.snapshot() if role.name == name)
@@ -92,7 +91,7 @@ class Harness:
     async def running(self) -> AsyncIterator[None]:
         async def run() -> None:
             try:
-                await self.supervisor.run(stop=self.stop)
+                await self.supervisor.run(self.specs, stop=self.stop)
             except Exception as error:
                 self.error = error
             self.ended = True
@@ -393,10 +392,12 @@ async def test_a_role_that_fails_before_it_is_built_is_restarted() -> None:
 
 async def test_declarations_that_contradict_are_refused() -> None:
     role = Scripted("serve")
-    with pytest.raises(ValueError, match="same name"):
-        Harness(spec("one", role), spec("one", role))
-    with pytest.raises(ValueError, match="nobody"):
-        Harness(spec("one", role, needs=("nobody",)))
+    for specs, message in (
+        ((spec("one", role), spec("one", role)), "same name"),
+        ((spec("one", role, needs=("nobody",)),), "nobody"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            await Harness().supervisor.run(specs, stop=anyio.Event())
 
 
 async def test_an_unexpected_return_is_no_dependency() -> None:
