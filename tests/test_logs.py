@@ -125,7 +125,9 @@ def test_no_mode_writes_the_password_of_a_url(stream: io.StringIO, mode: Mode) -
     configure(mode, stream=stream)
     url = "postgresql://app:hunter2@db/app"
 
-    log.info("connecting to " + url, url=url, urls=[url], by={"name": url}, error=OSError(url), password="hunter2")
+    log.info(
+        "connecting", url=url, hint=f"try {url}", urls=[url], by={"name": url}, error=OSError(url), password="hunter2"
+    )
     logging.getLogger("aiormq").warning("cannot reach %s", "amqp://guest:hunter2@localhost:5672/")
     try:
         raise ConnectionError(url)
