@@ -42,7 +42,7 @@ async def log_in(*, port: int, user: str, password: str, vhost: str = "/") -> No
             await stream.send(_frame(_CLOSE, struct.pack(">H", 200) + _short("") + struct.pack(">HH", 0, 0)))
             await _expect(receive, _CLOSE_OK)
     except (OSError, anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError) as error:
-        raise NotServing(f"port {port}: {error or type(error).__name__}") from error
+        raise NotServing(f"port {port}: {str(error) or type(error).__name__}") from error
 
 
 async def _expect(receive: BufferedByteReceiveStream, method: int) -> bytes:

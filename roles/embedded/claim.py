@@ -8,53 +8,40 @@ from pathlib import Path
 
 from schema.errors import ConfigurationError
 
+_claimed: dict[Path, int] = {}
+"""The directories that are ours, each with the descriptor that holds its lock."""
+
 
 def claim(directory: Path) -> None:
     """Makes this process the one that runs the service in `directory`, until it exits.
 
-    The claim is a lock that the kernel drops with the process, however it ends, so it is never stale. A service
-    that is restarted keeps it: between two runs nobody else can take the directory.
+    The claim is a lock that the kernel drops with the process, however that ends, so it is never stale. A service
+    that is restarted keeps it: nobody else can take the directory between two runs.
 
     Raises:
-        ConfigurationError: another process has claimed it.
+        ConfigurationError: another process has it.
     """
-    holder = _claim(directory.resolve())
+    holder = claimed_by(directory)
     if holder is not None:
         raise ConfigurationError(
-            f"{directory}: process {holder} already runs this embedded service. "
-            "Stop it, or choose another embedded.directory, or use the running one: "
-            "set database.url and amqp.example.url to its addresses"
+            f"{directory}: process {holder} runs this embedded service already: stop it, or choose another "
+            "embedded.directory, or set database.url and amqp.example.url to the addresses that it printed"
         )
 
 
-def is_claimed_elsewhere(directory: Path) -> bool:
-    """Whether another process runs the service in `directory`; if none does, this one claims it."""
-    return _claim(directory.resolve()) is not None
-
-
-def _claim(directory: Path) -> str | None:
-    """None once the directory is ours, else the pid of who has it."""
-    return None if _hold(directory) else _holder(directory)
-
-
-_held: dict[Path, int] = {}
-
-
-def _hold(directory: Path) -> bool:
-    if directory in _held:
-        return True
-    directory.mkdir(parents=True, exist_ok=True)
+def claimed_by(directory: Path) -> str | None:
+    """The id of the other process that runs the service in `directory`; if there is none, the claim is ours now."""
+    directory = directory.resolve()
+    if directory in _claimed:
+        return None
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        holder = os.read(descriptor, 20).decode() or "of unknown id"
         os.close(descriptor)
-        return False
+        return holder
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    _held[directory] = descriptor
-    return True
-
-
-def _holder(directory: Path) -> str:
-    return (directory / "lock").read_text().strip() or "unknown"
+    os.write(descriptor, str(os.getpid()).encode())
+    _claimed[directory] = descriptor
+    return None

@@ -1,7 +1,7 @@
 """RabbitMQ and Erlang out of Debian's or Ubuntu's packages, unpacked into a directory: nothing is installed.
 
-It takes no root. The packages come through apt, with its mirrors, proxies and signatures; where the system's package
-lists are empty or outdated, apt keeps lists of its own for the length of the fetch.
+It takes no root. apt fetches the packages, so its mirrors, proxies and signatures hold; where the system's package
+lists are empty or out of date, apt works with lists of its own, which are kept for the length of the fetch only.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -25,8 +24,12 @@ from schema.errors import DependencyUnavailable
 log = structlog.get_logger(__name__)
 
 PACKAGE = "rabbitmq-server"
-_WANTED = re.compile(rf"({PACKAGE}|erlang-[a-z0-9+.-]+)")
-_ONLY_DEPENDS = [f"--no-{kind}" for kind in "recommends suggests conflicts breaks replaces enhances".split()]
+# What else they depend on, any system with apt and Python has.
+_WANTED = re.compile(rf"{PACKAGE}|erlang-[a-z0-9+.-]+")
+_DEPENDS_ONLY = [f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")]
+_APT_GET = ("apt-get", "-q", "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=2")
+# Fails where a library is missing that Erlang was linked with.
+_SMOKE_TEST = "{ok, _} = application:ensure_all_started(crypto), halt(0)."
 _COMMAND_SECONDS = 300.0
 
 
@@ -37,76 +40,77 @@ def can_fetch() -> bool:
 
 def unpacked(directory: Path) -> Path:
     """Where `fetch(directory)` leaves the unpacked tree."""
-    return directory.resolve() / PACKAGE
+    return directory / PACKAGE
 
 
 async def fetch(directory: Path) -> None:
     """Unpacks the packages into `unpacked(directory)`, unless they are there already.
 
-    It appears there at once, whole or not at all. Processes that fetch into the same directory take turns.
+    The tree appears there whole or not at all. Processes that fetch into the same directory take turns.
 
     Raises:
-        DependencyUnavailable: apt cannot get the packages; the message has its last words.
+        DependencyUnavailable: the packages cannot be had, or do not run here; the message has the last words of
+            the program that failed.
     """
     await anyio.Path(directory).mkdir(parents=True, exist_ok=True)
     async with _turn(directory / f"{PACKAGE}.lock"):
         if await anyio.Path(unpacked(directory)).exists():
             return
-        scratch = Path(await anyio.to_thread.run_sync(partial(tempfile.mkdtemp, prefix=f"{PACKAGE}.", dir=directory)))
+        scratch = directory / f"{PACKAGE}.unfinished"
+        remove = partial(shutil.rmtree, scratch, ignore_errors=True)
+        await anyio.to_thread.run_sync(remove)
+        await anyio.Path(scratch).mkdir()
         try:
             await _download(scratch)
-            root = scratch / "root"
-            for package in sorted(scratch.glob("*.deb")):
-                await _run(["dpkg", "-x", str(package), str(root)], scratch)
-            await anyio.to_thread.run_sync(_make_relocatable, root)
-            await anyio.Path(root).rename(unpacked(directory))
+            tree = scratch / "tree"
+            async for package in anyio.Path(scratch).glob("*.deb"):
+                await _run("dpkg", "-x", str(package), str(tree), directory=scratch)
+            await anyio.to_thread.run_sync(_make_relocatable, tree)
+            await _run(str(tree / "usr/lib/erlang/bin/erl"), "-noinput", "-eval", _SMOKE_TEST, directory=scratch)
+            await anyio.Path(tree).rename(unpacked(directory))
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(partial(shutil.rmtree, scratch, ignore_errors=True))
+                await anyio.to_thread.run_sync(remove)
 
 
 async def _download(scratch: Path) -> None:
     try:
-        await _download_with([], scratch)
+        await _download_with(scratch)
     except DependencyUnavailable as error:
-        log.info("updating package lists of our own", reason=str(error))
-        state, cache = scratch / "lists", scratch / "cache"
-        for folder in (state / "partial", cache / "archives" / "partial"):
-            folder.mkdir(parents=True)
-        options = ["-o", f"Dir::State::lists={state}", "-o", f"Dir::Cache={cache}"]
-        await _run(["apt-get", *_APT, *options, "update"], scratch)
-        await _download_with(options, scratch)
+        log.info("the system's package lists do not do, fetching lists of our own", reason=str(error))
+        lists, cache = scratch / "lists", scratch / "cache"
+        for folder in (lists / "partial", cache / "archives" / "partial"):
+            await anyio.Path(folder).mkdir(parents=True)
+        private = ("-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={cache}")
+        await _run(*_APT_GET, *private, "update", directory=scratch)
+        await _download_with(scratch, *private)
 
 
-async def _download_with(options: list[str], scratch: Path) -> None:
-    found = await _run(["apt-cache", *options, "depends", "--recurse", *_ONLY_DEPENDS, PACKAGE], scratch)
-    packages = sorted({name for name in found.splitlines() if _WANTED.fullmatch(name)})
-    await _run(["apt-get", *_APT, *options, "download", *packages], scratch)
+async def _download_with(scratch: Path, *options: str) -> None:
+    found = await _run("apt-cache", *options, "depends", "--recurse", *_DEPENDS_ONLY, PACKAGE, directory=scratch)
+    packages = {name for name in found.splitlines() if _WANTED.fullmatch(name)}
+    await _run(*_APT_GET, *options, "download", *sorted(packages), directory=scratch)
 
 
-_APT = ["-q", "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=2"]
-
-
-async def _run(command: list[str], directory: Path) -> str:
-    with anyio.fail_after(_COMMAND_SECONDS):
-        done = await anyio.run_process(
-            command,
-            check=False,
-            cwd=directory,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
-            start_new_session=True,
-        )
+async def _run(*command: str, directory: Path) -> str:
+    try:
+        with anyio.fail_after(_COMMAND_SECONDS):
+            done = await anyio.run_process(
+                command, check=False, cwd=directory, env={**os.environ, "LC_ALL": "C.UTF-8"}, start_new_session=True
+            )
+    except TimeoutError:
+        raise DependencyUnavailable(f"{command[0]} took more than {_COMMAND_SECONDS:g} s") from None
     if done.returncode != 0:
         words = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
         raise DependencyUnavailable(f"{command[0]}: {words[-1] if words else f'exit code {done.returncode}'}")
     return done.stdout.decode(errors="replace")
 
 
-def _make_relocatable(root: Path) -> None:
-    """Makes `erl` look for Erlang where it is itself, instead of where the package would have put it."""
-    erl = root / "usr/lib/erlang/bin/erl"
-    text = erl.read_text()
-    erl.write_text(re.sub(r"^(\s*ROOTDIR)=/usr/lib/erlang$", r'\1="$(cd "$progdir/.." && pwd)"', text, flags=re.M))
+def _make_relocatable(tree: Path) -> None:
+    """Makes `erl` look for Erlang where it is itself, rather than where the package would have put it."""
+    erl = tree / "usr/lib/erlang/bin/erl"
+    here = r'\1="$(cd "$progdir/.." && pwd)"'
+    erl.write_text(re.sub(r"^(\s*ROOTDIR)=/usr/lib/erlang$", here, erl.read_text(), flags=re.MULTILINE))
 
 
 @asynccontextmanager
@@ -115,7 +119,7 @@ async def _turn(lock: Path) -> AsyncIterator[None]:
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         with anyio.fail_after(_COMMAND_SECONDS):
-            while not _try_lock(descriptor):
+            while not _try_lock(descriptor):  # noqa: ASYNC110 - the kernel announces no unlocking
                 await anyio.sleep(0.1)
         yield
     finally:

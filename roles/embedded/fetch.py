@@ -17,7 +17,7 @@ def main() -> None:
     That there is none is no failure: the roles that need no broker run without it.
     """
     parser = argparse.ArgumentParser(prog="python -m roles.embedded.fetch", description=__doc__)
-    parser.add_argument("--directory", type=Path, default=Path(".local"), help="where to keep what has to be unpacked")
+    parser.add_argument("--directory", type=Path, default=Path(".local"), help="where to keep what it unpacks")
     arguments = parser.parse_args()
     try:
         print(anyio.run(obtain, arguments.directory))  # noqa: T201 - the answer of a command

@@ -12,8 +12,9 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from roles.embedded.paths import write_private
 from roles.embedded.process import Child, Command, running
-from roles.embedded.rabbitmq_node import USER, Node, write_private
+from roles.embedded.rabbitmq_node import USER, Node
 from roles.embedded.rabbitmq_source import Docker
 
 _COMMAND_SECONDS = 60.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import secrets
 import socket
@@ -11,8 +10,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from roles.embedded.claim import is_claimed_elsewhere
-from roles.embedded.paths import make_private
+from roles.embedded.claim import claimed_by
+from roles.embedded.paths import make_private, write_private
 from roles.embedded.survivors import marked_with
 
 USER = "rolecall"
@@ -57,9 +56,10 @@ def choose_node(directory: Path) -> Node:
     """What `node_of` does the first time."""
     make_private(directory)
     file = directory / "node.json"
-    elsewhere = is_claimed_elsewhere(directory)
+    runs_elsewhere = claimed_by(directory) is not None
     known = Node(**json.loads(file.read_text())) if file.exists() else None
-    if known is not None and (elsewhere or not known.taken_ports() or marked_with(directory)):
+    # Ports that an earlier run of the node still sits on are its own: it is stopped before the next start.
+    if known is not None and (runs_elsewhere or not known.taken_ports() or marked_with(directory)):
         return known
     ports = _free_ports(4)
     password = known.password if known else secrets.token_urlsafe(18)
@@ -87,20 +87,12 @@ default_user_tags.administrator = true
 log.file = false
 log.console = true
 log.console.level = warning
+log.console.use_colors = off
 # A laptop: little memory, and no blocked publisher because its disk is nearly full.
 vm_memory_high_watermark.relative = 0.3
 disk_free_limit.absolute = 20MB
 raft.wal_max_size_bytes = 67108864
 """
-
-
-def write_private(file: Path, text: str) -> None:
-    """Writes a file that only we may read, whole or not at all."""
-    unfinished = file.with_name(file.name + ".unfinished")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w") as stream:
-        stream.write(text)
-    unfinished.replace(file)
 
 
 def _free_ports(count: int) -> list[int]:

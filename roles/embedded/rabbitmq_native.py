@@ -1,0 +1,135 @@
+"""A RabbitMQ node as a child process: what it is started with, and how it is stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from roles.embedded import survivors
+from roles.embedded.paths import make_private, needs_quotes, stand_in, write_private
+from roles.embedded.process import Child, Command, ServiceEnded, dying_with_parent, running
+from roles.embedded.rabbitmq_node import Node, configuration
+from roles.embedded.rabbitmq_source import Native
+
+STOP = ((signal.SIGTERM, 15.0),)
+# With the host's name in it, the node would lose its data when the host is renamed.
+_NAME = "rolecall@localhost"
+_EPMD_SECONDS = 10.0
+_CALL_SECONDS = 2.0
+
+
+@asynccontextmanager
+async def running_node(source: Native, node: Node, directory: Path) -> AsyncIterator[Child]:
+    """Runs the node, and the port mapper daemon that Erlang will not do without, for the length of the block."""
+    await anyio.to_thread.run_sync(_write_files, node, directory)
+    async with AsyncExitStack() as stack:
+        shortcut = stand_in(directory)
+        if any(map(needs_quotes, (source.script, source.erlang, directory))):
+            source = await anyio.to_thread.run_sync(_link, source, directory, shortcut)
+            stack.push_async_callback(_remove, shortcut)
+            environment = _environment(source, node, shortcut / "node")
+        else:
+            environment = _environment(source, node, directory)
+        environment[survivors.MARK] = str(directory)
+        # Left to itself, Erlang would start it as a daemon that outlives the node.
+        epmd = Command(
+            name="epmd",
+            arguments=[*dying_with_parent(signal.SIGKILL), str(source.erlang / "epmd")],
+            directory=directory,
+            log=directory / "epmd.log",
+            environment=environment,
+            stop=((signal.SIGTERM, 2.0),),
+        )
+        server = Command(
+            name="RabbitMQ",
+            arguments=[*dying_with_parent(signal.SIGTERM), str(source.script)],
+            directory=directory,
+            log=directory / "rabbitmq.log",
+            environment=environment,
+            stop=STOP,
+        )
+        await stack.enter_async_context(running(epmd))
+        await _listening(node.epmd_port)
+        child = await stack.enter_async_context(running(server))
+        stack.push_async_callback(_ease_shutdown, source, environment)
+        yield child
+
+
+def _environment(source: Native, node: Node, directory: Path) -> dict[str, str]:
+    """See https://www.rabbitmq.com/docs/configure#supported-environment-variables."""
+    return {
+        "PATH": f"{source.erlang}:{os.defpath}",
+        "HOME": str(directory),  # where the Erlang cookie is kept
+        "LC_ALL": "C.UTF-8",
+        "RABBITMQ_NODENAME": _NAME,
+        "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
+        # Neither of these exists: without them, those in /etc/rabbitmq would be read.
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(directory / "advanced.config"),
+        "RABBITMQ_CONF_ENV_FILE": str(directory / "rabbitmq-env.conf"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
+        "RABBITMQ_MNESIA_BASE": str(directory / "data"),
+        "RABBITMQ_LOG_BASE": str(directory / "log"),
+        "RABBITMQ_PID_FILE": str(directory / "rabbitmq.pid"),
+        "RABBITMQ_DIST_PORT": str(node.distribution_port),
+        "ERL_EPMD_PORT": str(node.epmd_port),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_CRASH_DUMP_SECONDS": "0",
+        # Nodes that are bound to cores would all be bound to the same first ones.
+        "RABBITMQ_SCHEDULER_BIND_TYPE": "u",
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 -kernel inet_dist_use_interface {127,0,0,1}",
+    }
+
+
+def _write_files(node: Node, directory: Path) -> None:
+    write_private(directory / "rabbitmq.conf", configuration(node))
+    write_private(directory / "enabled_plugins", "[rabbitmq_management].\n")
+
+
+def _link(source: Native, directory: Path, shortcut: Path) -> Native:
+    """Makes symbolic links for paths that RabbitMQ's scripts stumble over, and returns the server by way of them."""
+    make_private(shortcut)
+    links = {"server": source.script.parent.parent, "erlang": source.erlang.parent, "node": directory}
+    for name, target in links.items():
+        (shortcut / name).unlink(missing_ok=True)
+        (shortcut / name).symlink_to(target)
+    return Native(shortcut / "server/sbin" / source.script.name, shortcut / "erlang" / source.erlang.name)
+
+
+async def _remove(directory: Path) -> None:
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True))
+
+
+async def _listening(port: int) -> None:
+    """Returns once something listens on the port."""
+    with anyio.move_on_after(_EPMD_SECONDS):
+        while True:
+            try:
+                stream = await anyio.connect_tcp("127.0.0.1", port)
+            except OSError:
+                await anyio.sleep(0.01)
+            else:
+                return await stream.aclose()
+    raise ServiceEnded(f"epmd does not listen on port {port}")
+
+
+async def _ease_shutdown(source: Native, environment: Mapping[str, str]) -> None:
+    """Takes out of the node what would make it wait for itself while it shuts down.
+
+    In RabbitMQ 3, the management plugin's event handler asks the application controller to change a setting as it
+    ends, and that is waiting for the handler: five seconds, until the question times out. Nothing is lost where
+    this fails or cannot be done.
+    """
+    erl_call = source.erlang / "erl_call"
+    question = "gen_event delete_handler [rabbit_event,rabbit_mgmt_db_handler,[]]"
+    with anyio.CancelScope(shield=True), anyio.move_on_after(_CALL_SECONDS):
+        if await anyio.Path(erl_call).exists():
+            await anyio.run_process([str(erl_call), "-sname", _NAME, "-a", question], check=False, env=environment)
