@@ -30,16 +30,16 @@ def shape(record: logging.LogRecord) -> dict[str, Any]:
         "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
         "level": record.levelname.lower(),
         "logger": record.name,
-        "event": mask(record.getMessage()),
+        "event": _masked(record.getMessage()),
     }
     fields: Mapping[str, Any] = structlog.contextvars.get_contextvars() | getattr(record, "fields", {})
     for name, value in fields.items():
         secret = isinstance(value, str) and _SECRET_NAME.search(name)
         shaped[f"{name}_" if name in _HEAD else name] = "***" if secret else _plain(value)
     if record.stack_info:
-        shaped["stack"] = mask(record.stack_info)
+        shaped["stack"] = _masked(record.stack_info)
     if record.exc_info and record.exc_info[0] is not None:
-        shaped["exception"] = mask("".join(traceback.format_exception(*record.exc_info)).rstrip())
+        shaped["exception"] = _masked("".join(traceback.format_exception(*record.exc_info)).rstrip())
     return shaped
 
 
@@ -63,7 +63,7 @@ def _plain(value: Any) -> Any:  # noqa: PLR0911 - a table
         case None | bool() | int():
             return value
         case str():
-            return mask(value)
+            return _masked(value)
         case float():
             return value if math.isfinite(value) else str(value)
         case date():
@@ -75,9 +75,13 @@ def _plain(value: Any) -> Any:  # noqa: PLR0911 - a table
         case list() | tuple() | set() | frozenset():
             return [_plain(inner) for inner in value]
         case BaseException():
-            return mask(f"{type(value).__qualname__}: {value}")
+            return _masked(f"{type(value).__qualname__}: {value}")
         case _:
-            return mask(str(value))
+            return _masked(str(value))
+
+
+def _masked(text: str) -> str:
+    return mask(text) if "://" in text else text
 
 
 def _quote(value: object) -> str:

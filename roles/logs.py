@@ -53,6 +53,8 @@ EXIT_PATIENCE: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def choose_mode(setting: Literal["auto", "rich", "plain", "json"], stream: TextIO | None) -> Mode:
     """The mode that `setting` asks for; `auto` is rich on a terminal that can move its cursor, else json."""
@@ -75,6 +77,8 @@ def configure(mode: Mode, level: str = "info", *, stream: TextIO | None = None) 
     outlet = Outlet(sys.stdout if stream is None else stream)
     console = None if mode == "json" else _console(mode, outlet)
     number = logging.getLevelNamesMapping()[level.upper()]
+    # What nobody is shown, and costs time (the "Optimization" of Python's logging HOWTO).
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(handlers=[_Handler(outlet, console)], level=number, force=True)
     for name in CHATTY:
         logging.getLogger(name).setLevel(number if number <= logging.DEBUG else max(number, logging.WARNING))
@@ -137,7 +141,7 @@ class _Handler(logging.Handler):
     def _write(self, record: logging.LogRecord) -> None:
         shaped = shape(record)
         if self._console is None:
-            self._outlet.write(json.dumps(shaped, separators=(",", ":")) + "\n")
+            self._outlet.write(_to_json(shaped) + "\n")
         elif self._console.is_terminal:
             local = time.strftime("%H:%M:%S", time.localtime(record.created))
             # The terminal wraps, not Rich: a long line stays one line when it is copied.

@@ -28,11 +28,13 @@ class Outlet:
         self._waiting = bytearray()
         self._lost = 0
         self._fd = -1
+        self._ready = select.poll()
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
         if stream is not None:
             try:
                 stream.flush()
                 self._fd = stream.fileno()
+                self._ready.register(self._fd, select.POLLOUT)
             except (OSError, ValueError):
                 pass  # in memory, or closed already: `write` finds out
 
@@ -74,11 +76,7 @@ class Outlet:
         if self._stream is not None and self._fd < 0:
             self._stream.write(self._waiting.decode(self.encoding))
             self._waiting.clear()
-        if not self._waiting:
-            return
-        ready = select.poll()
-        ready.register(self._fd, select.POLLOUT)
-        while self._waiting and ready.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        while self._waiting and self._ready.poll(max(0.0, deadline - time.monotonic()) * 1000):
             del self._waiting[: os.write(self._fd, self._waiting[:_CHUNK])]
 
     def _abandon(self) -> None:
