@@ -31,6 +31,10 @@ EMBEDDED = "embedded"
 """The URL that asks for a private server, run as a child of this process (see `roles.embedded`)."""
 
 
+LONGEST_HANDLER_TIMEOUT = timedelta(minutes=30)
+"""RabbitMQ closes the channel of a consumer that keeps a message for longer (its `consumer_timeout`)."""
+
+
 class Address(str):
     """`host:port`, with an IPv6 host in brackets."""
 
@@ -82,6 +86,25 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _within_consumer_timeout(value: timedelta) -> timedelta:
+    if value >= LONGEST_HANDLER_TIMEOUT:
+        raise ValueError("must be shorter than 30m, after which RabbitMQ closes the consumer's channel")
+    return value
+
+
+def _amqp_url(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if text != EMBEDDED:
+        try:
+            parts = urlsplit(text)
+            valid = parts.scheme in {"amqp", "amqps"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ValueError("not an AMQP URL (try 'amqp://user:password@host:5672/vhost', with %40 for @ in a name)")
+    return value
+
+
 Bind = Annotated[Address, PlainValidator(_address), PlainSerializer(str, return_type=str)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 RoleName = Annotated[str, AfterValidator(_role)]
@@ -116,7 +139,7 @@ class Database(Section):
 
 
 class Amqp(Section):
-    url: SecretStr = SecretStr(EMBEDDED)
+    url: Annotated[SecretStr, AfterValidator(_amqp_url)] = SecretStr(EMBEDDED)
     heartbeat: PositiveDuration = timedelta(seconds=10)
     timeout: PositiveDuration = timedelta(seconds=10)
 
@@ -134,13 +157,14 @@ class Ops(Section):
 
 
 class Consume(Section):
-    handler_timeout: PositiveDuration = timedelta(seconds=60)
+    handler_timeout: Annotated[PositiveDuration, AfterValidator(_within_consumer_timeout)] = timedelta(seconds=60)
     delivery_limit: int = Field(100, ge=1)
 
 
 class Schedule(Section):
     timeout: PositiveDuration = timedelta(seconds=60)
     grace: PositiveDuration = timedelta(minutes=1)
+    concurrency: int = Field(10, ge=1)
 
 
 class Supervisor(Section):

@@ -1,12 +1,13 @@
 """The gate: what every request goes through, whatever the application behind it.
 
 It gives the request an id (the caller's own in `X-Request-Id`, if it looks like one), binds it to the logs of the
-request and returns it; it counts the request, logs it once it is over, answers for an application that raised,
-and ends connections while the server drains.
+request and returns it; it counts the request, logs it once it is over, answers for an application that raised or was
+cut off, and ends connections while the server drains.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 from time import perf_counter
@@ -17,11 +18,14 @@ import structlog
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope, Scope
 
 from roles.tally import Tally
-from schema.problems import INTERNAL, MEDIA_TYPE
+from schema.problems import INTERNAL, MEDIA_TYPE, UNAVAILABLE, Problem
 
 REQUEST_ID = b"x-request-id"
 STATE_KEY = "request_id"
 """Where the application finds the id: `scope["state"]["request_id"]`."""
+
+LAST_WORDS = 1.0
+"""Seconds that a client has to take the answer that its request was cut off."""
 
 _VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -40,6 +44,7 @@ class Gate:
 
     def __init__(self, app: ASGIFramework, *, tally: Tally, draining: anyio.Event, log_requests: bool = True) -> None:
         self._app, self._tally, self._draining, self._log_requests = app, tally, draining, log_requests
+        self._in_flight: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
@@ -49,6 +54,11 @@ class Gate:
             await send({"type": "websocket.close", "code": 1000, "reason": None})
         else:
             await self._app(scope, receive, send)
+
+    def cut_off(self) -> None:
+        """Cancels all requests in flight; each is answered with 503, if it has not been answered yet."""
+        for task in self._in_flight:
+            task.cancel()
 
     async def _http(self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         began = perf_counter()
@@ -71,15 +81,26 @@ class Gate:
                 await send(event)
                 complete = event["type"] == "http.response.body" and not event.get("more_body", False)
 
+        task = asyncio.current_task()
+        assert task is not None
+        self._in_flight.add(task)
         self._tally.taken += 1
+        whole = False
         try:
             await self._app(scope, receive, forward)
-        except Exception:
-            log.exception("request failed", method=scope["method"], path=scope["raw_path"].decode("ascii", "replace"))
+            whole = complete and status != INTERNAL.status
+        except asyncio.CancelledError:
             if not status:
-                await _send_internal_error(forward, request_id)
+                with anyio.move_on_after(LAST_WORDS, shield=True):
+                    await _send_problem(UNAVAILABLE("The server is shutting down."), request_id, forward)
+            raise
+        except Exception:
+            log.exception("request failed", method=scope["method"], path=_printable(scope))
+            if not status:
+                await _send_problem(INTERNAL("Something went wrong on our side."), request_id, forward)
         finally:
-            if complete and status != 500:  # noqa: PLR2004 - a bug's; other 5xx tell of others
+            self._in_flight.discard(task)
+            if whole:
                 self._tally.finished += 1
             else:
                 self._tally.failed += 1
@@ -87,7 +108,7 @@ class Gate:
                 log.info(
                     "request",
                     method=scope["method"],
-                    path=scope["raw_path"].decode("ascii", "replace"),
+                    path=_printable(scope),
                     status=status or None,
                     duration_ms=round((perf_counter() - began) * 1000, 2),
                     complete=complete,
@@ -101,10 +122,18 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return uuid4().hex
 
 
-async def _send_internal_error(send: ASGISendCallable, request_id: str) -> None:
-    problem = INTERNAL("Something went wrong on our side.")
+def _printable(scope: HTTPScope) -> str:
+    """The path as it was sent, percent-encoded: nobody writes control characters to our terminals."""
+    return scope["raw_path"].decode("ascii", "backslashreplace")
+
+
+async def _send_problem(problem: Problem, request_id: str, send: ASGISendCallable) -> None:
     problem.request_id = request_id
     body = problem.model_dump_json(exclude_none=True).encode()
-    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    headers = [
+        (b"content-type", MEDIA_TYPE.encode()),
+        (b"content-length", str(len(body)).encode()),
+        *([(b"retry-after", b"1")] if problem.status == UNAVAILABLE.status else []),
+    ]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -8,7 +8,7 @@ from datetime import timedelta
 from socket import socket
 
 import anyio
-from hypercorn.asyncio import serve as hypercorn_serve
+from hypercorn.asyncio import serve as serve_with_hypercorn
 from hypercorn.config import Config, Sockets
 from hypercorn.typing import ASGIFramework
 
@@ -26,6 +26,9 @@ cut off at once, it could have just sent one that nobody would answer.
 
 NO_LIMIT = 24 * 3600.0
 """Seconds. Hypercorn wants a deadline for the drain; the one that counts is the supervisor's, by cancellation."""
+
+CUT_OFF_TIMEOUT = 2.0
+"""Seconds that requests have to end in after they were cancelled."""
 
 
 class _Config(Config):
@@ -56,16 +59,28 @@ async def serve(
     """Serves `app` on `listener` until `stop` is set, then ends what is in flight and returns.
 
     The drain: replies end their connections, nothing new is accepted, idle connections are closed. It takes as
-    long as the longest request; cancel it to cut those off. The listener is closed in any case.
+    long as the longest request; cancel it, and those that are left are cut off: cancelled, and answered with 503.
+    The listener is closed in any case.
 
     Params:
         started: called once the application has started up; connections are accepted from then on.
         keep_alive_timeout: after that long an idle connection is closed.
     """
+    draining, closing = anyio.Event(), anyio.Event()
+    gate = Gate(app, tally=tally, draining=draining, log_requests=log_requests)
 
-    async def shutdown() -> None:
-        await stop.wait()
-        await anyio.sleep(LINGER)
+    async def drain() -> None:
+        try:
+            await stop.wait()
+            draining.set()
+            await anyio.sleep(LINGER)
+            closing.set()
+            await anyio.sleep_forever()
+        finally:  # cancelled, because Hypercorn has ended, or because the time to drain is over
+            draining.set()
+            closing.set()
+            gate.cut_off()
+            hypercorn.deadline = anyio.current_time() + CUT_OFF_TIMEOUT
 
     config = _Config(listener, started)
     config.include_server_header = False
@@ -75,6 +90,10 @@ async def serve(
     config.backlog = BACKLOG
     config.keep_alive_timeout = keep_alive_timeout.total_seconds()
     config.graceful_timeout = NO_LIMIT
-    gate = Gate(app, tally=tally, draining=stop, log_requests=log_requests)
     with listener, stray_cancellation_as(message="Hypercorn ended with a cancellation of its own"):
-        await hypercorn_serve(gate, config, shutdown_trigger=shutdown)
+        async with anyio.create_task_group() as tasks:
+            # Cancelling Hypercorn cuts its connections off mid-sentence: it is asked to end, in either case.
+            with anyio.CancelScope(shield=True) as hypercorn:
+                tasks.start_soon(drain)
+                await serve_with_hypercorn(gate, config, shutdown_trigger=closing.wait)
+            tasks.cancel_scope.cancel()

@@ -1,0 +1,136 @@
+"""`Service`: one other service, called over the shared HTTP client, with retries and deadlines."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import anyio
+import httpx
+import structlog
+from pydantic import BaseModel, ValidationError
+
+from clients.errors import UpstreamError, UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
+from schema.settings import Client
+
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""Methods that may be repeated (RFC 9110 §9.2.2)."""
+
+PASSING = frozenset({502, 503, 504})
+"""Statuses of a trouble that may have passed a moment later."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+log = structlog.get_logger(__name__)
+
+
+def path(*segments: str) -> str:
+    """The path of `segments`, each quoted, so that none can add a step of its own.
+
+    Raises:
+        ValueError: a segment is empty, `.` or `..`, which no quoting keeps from being a step.
+    """
+    for segment in segments:
+        if segment in ("", ".", ".."):
+            raise ValueError(f"{segment!r} cannot be a segment of a path")
+    return "".join("/" + quote(segment, safe="") for segment in segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Another service: its name for messages, how to call it, and the client to call it with."""
+
+    name: str
+    settings: Client
+    http: httpx.AsyncClient
+
+    async def call(
+        self, method: str, path: str, *, params: Mapping[str, str] | None = None, json: Any = None
+    ) -> httpx.Response:
+        """The service's answer, whatever it is below 500.
+
+        A call takes no longer than `timeout`, its repetitions included. A failed connection and the statuses 502,
+        503 and 504 are tried again, `attempts` times in all, if the method is idempotent and time is left: after a
+        pause that doubles and is shortened by chance, or after the service's own `Retry-After` if that is longer.
+
+        Raises:
+            UpstreamUnavailable: it could not be reached, or answered 5xx.
+            UpstreamTimeout: it did not answer in time.
+            UpstreamInvalid: what it answered is not HTTP as we know it.
+        """
+        request = self.http.build_request(
+            method,
+            self.settings.url + path,
+            params=params,
+            json=json,
+            timeout=httpx.Timeout(None, connect=self.settings.connect_timeout.total_seconds()),
+        )
+        try:
+            with anyio.fail_after(self.settings.timeout.total_seconds()):
+                return await self._attempts(request)
+        except TimeoutError:
+            raise UpstreamTimeout(f"{self._place(request)}: no answer in {self.settings.timeout}") from None
+
+    def decode(self, response: httpx.Response, model: type[Model]) -> Model:
+        """The body of a successful answer, as a `model`.
+
+        Raises:
+            UpstreamInvalid: it is not one; or the answer was no success.
+        """
+        place = self._place(response.request)
+        if not response.is_success:
+            raise UpstreamInvalid(f"{place}: answered {response.status_code}")
+        try:
+            return model.model_validate_json(response.content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            field = ".".join(map(str, first["loc"])) or "its body"
+            raise UpstreamInvalid(f"{place}: no {model.__name__}: {field}: {first['msg']}") from None
+
+    async def _attempts(self, request: httpx.Request) -> httpx.Response:
+        pause = self.settings.backoff.total_seconds()
+        for attempt in range(1, self.settings.attempts + 1):
+            wait = pause * 2 ** (attempt - 1) * random.random()  # noqa: S311 - jitter, not a secret
+            try:
+                response = await self.http.send(request)
+            except httpx.TransportError as error:
+                failure = self._failure(request, error)
+            except httpx.HTTPError as error:
+                raise UpstreamInvalid(f"{self._place(request)}: {error}") from error
+            else:
+                if response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+                    return response
+                failure = UpstreamUnavailable(f"{self._place(request)}: answered {response.status_code}")
+                if response.status_code not in PASSING:
+                    raise failure
+                wait = max(wait, _retry_after(response))
+            out_of_time = anyio.current_time() + wait >= anyio.current_effective_deadline()
+            if attempt == self.settings.attempts or request.method not in IDEMPOTENT or out_of_time:
+                raise failure
+            log.info("upstream call repeated", service=self.name, attempt=attempt, wait=round(wait, 3), error=failure)
+            await anyio.sleep(wait)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _failure(self, request: httpx.Request, error: httpx.TransportError) -> UpstreamError:
+        kind = UpstreamTimeout if isinstance(error, httpx.TimeoutException) else UpstreamUnavailable
+        return kind(f"{self._place(request)}: {str(error) or type(error).__name__}")
+
+    def _place(self, request: httpx.Request) -> str:
+        return f"{self.name} service: {request.method} {request.url}"
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that the service wants to be left alone for (RFC 9110 §10.2.3); 0 if it does not say."""
+    value = response.headers.get("Retry-After", "")
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    return max(0.0, (at - datetime.now(UTC)).total_seconds()) if at.tzinfo else 0.0

@@ -1,0 +1,1 @@
+"""The HTTP API. `routes/` is yours; the rest serves it."""

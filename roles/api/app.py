@@ -1,0 +1,100 @@
+"""The application: Quart with the parts put in that this API wants, and the routes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import quart
+from quart import Quart, Response
+from quart.sessions import NullSession, SessionInterface
+from quart_schema import Info, QuartSchema
+from werkzeug.routing import IntegerConverter, Map
+
+from roles.api.connection import Connection
+from roles.api.docs import add_docs, add_problem_pages
+from roles.api.errors import problem_for
+from roles.api.openapi import OpenAPI
+from roles.api.replies import problem_reply
+from roles.api.request import Request
+from roles.api.routes import ROUTES
+from roles.web.gate import STATE_KEY
+from schema.settings import Settings
+
+if TYPE_CHECKING:
+    from quart.wrappers import BaseRequestWebsocket
+
+PREFIX = "/api/v1"
+
+INFO = Info(
+    title="Rolecall",
+    version="1.0.0",
+    description=(
+        "The example API. Every error is a problem detail (RFC 9457); its `type` leads to a page that explains it. "
+        "Every reply carries an `X-Request-Id`, the caller's own if it sent one."
+    ),
+)
+
+
+class Id(IntegerConverter):
+    """`<int:…>` in routes: what fits into PostgreSQL's integer; anything greater is no id of anything.
+
+    `<int(max=…):…>` is for a bigint. Python refuses to read more than 4,300 digits, so those do not even match.
+    """
+
+    regex = "[0-9]{1,19}"
+
+    def __init__(self, url_map: Map, *, max: int = 2**31 - 1, **options: Any) -> None:  # noqa: A002 - its name in routes
+        super().__init__(url_map, max=max, **options)
+
+
+class NoSessions(SessionInterface):
+    """There are no cookies here."""
+
+    _session = NullSession()
+
+    async def open_session(self, _app: Quart, _request: BaseRequestWebsocket) -> NullSession:
+        return self._session
+
+
+class Api(Quart):
+    """Quart, for this API."""
+
+    asgi_http_class = Connection
+    request_class = Request
+    session_interface: SessionInterface = NoSessions()  # type: ignore[assignment]  # Quart names its own
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("rolecall", static_folder=None, template_folder=None)
+        self.settings = settings
+        self.request_timeout = settings.api.request_timeout.total_seconds()
+        self.max_content_length = settings.api.max_content_length
+        self.url_map.converters["int"] = Id
+        self.url_map.merge_slashes = False  # `//` is a path that does not exist, not one to be redirected from
+        self.register_error_handler(Exception, self.answer)
+
+    async def answer(self, error: Exception) -> Response:
+        """The problem that an exception of a route, or of Quart itself, is answered with."""
+        request = quart.request
+        problem, headers = problem_for(error, debug=self.settings.debug)
+        return problem_reply(problem, request.path, request.scope["state"].get(STATE_KEY), headers)
+
+
+def create_app(settings: Settings) -> Api:
+    """The application with all routes; with `debug` also its documentation."""
+    app = Api(settings)
+    QuartSchema(
+        app,
+        openapi_path=None,
+        redoc_ui_path=None,
+        scalar_ui_path=None,
+        swagger_ui_path=None,
+        info=INFO,
+        conversion_preference="pydantic",
+        openapi_provider_class=OpenAPI,
+    )
+    for blueprint in ROUTES:
+        app.register_blueprint(blueprint, url_prefix=f"{PREFIX}{blueprint.url_prefix}")
+    add_problem_pages(app)
+    if settings.debug:
+        add_docs(app)
+    return app

@@ -1,0 +1,135 @@
+"""From an exception to the problem that the client is told of.
+
+| raised | answered |
+|---|---|
+| a value that quart-schema did not accept | 422, with each value |
+| Werkzeug's HTTP errors, `abort(409)` included | their own status |
+| `RequestTimedOut` | 503, to be tried again |
+| `DependencyUnavailable`, and what PostgreSQL says may be tried again | 503, to be tried again |
+| `UpstreamTimeout`, other `UpstreamError` | 504, 502 |
+| anything else | 500, and its traceback in the logs: a bug |
+"""
+
+from __future__ import annotations
+
+import traceback
+
+import psycopg
+import structlog
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from quart_schema.validation import QuerystringValidationError, RequestSchemaValidationError
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from clients.errors import UpstreamError, UpstreamTimeout
+from schema import problems
+from schema.errors import DependencyUnavailable
+from schema.problems import FieldError, Problem, ProblemType
+
+RETRY_AFTER = 1
+"""Seconds after which a client may try again what could not be served: a pool has often recovered by then."""
+
+MAX_FIELD_ERRORS = 20
+"""A body can have more mistakes than are worth an answer."""
+
+_TRY_AGAIN = ("40001", "40P01", "55P03", "57014")
+"""Serialization failure, deadlock, lock not available, statement timeout: PostgreSQL was too busy with others."""
+
+_BY_STATUS = {
+    kind.status: kind
+    for kind in (
+        problems.MALFORMED,
+        problems.NOT_FOUND,
+        problems.METHOD_NOT_ALLOWED,
+        problems.SLOW_REQUEST,
+        problems.CONTENT_TOO_LARGE,
+        problems.UNSUPPORTED_MEDIA_TYPE,
+    )
+}
+
+log = structlog.get_logger(__name__)
+
+
+class RequestTimedOut(Exception):
+    """Serving a request took longer than `api.request_timeout`."""
+
+
+_FAILURES: tuple[tuple[type[Exception], ProblemType, str], ...] = (
+    (RequestTimedOut, problems.TIMED_OUT, "Serving the request took too long."),
+    (DependencyUnavailable, problems.UNAVAILABLE, "Something that this needs is away or busy."),
+    (UpstreamTimeout, problems.UPSTREAM_TIMED_OUT, "Another service did not answer in time."),
+    (UpstreamError, problems.UPSTREAM_FAILED, "Another service failed."),
+)
+"""The first that fits counts. What the error itself says is for the logs: it names hosts and addresses."""
+
+
+def problem_for(error: Exception, *, debug: bool) -> tuple[Problem, Headers]:
+    """The problem, and headers that belong to it. Logs what is not the client's doing.
+
+    Params:
+        debug: whether the problem of a bug shows the traceback.
+    """
+    headers = Headers()
+    match error:
+        case RequestSchemaValidationError():
+            problem = _invalid(error)
+        case HTTPException(code=int(status)):
+            problem, headers = _http(error, status)
+        case _:
+            problem = _failure(error) or _bug(error, debug=debug)
+    if problem.status == problems.INTERNAL.status:
+        log.error("request failed", exc_info=error)
+    elif problem.status > problems.INTERNAL.status:
+        log.warning("request not served", problem=problem.type, reason=str(error))
+    if problem.status == problems.UNAVAILABLE.status:
+        headers.setdefault("Retry-After", str(RETRY_AFTER))
+    return problem, headers
+
+
+def _failure(error: Exception) -> Problem | None:
+    if isinstance(error, psycopg.Error) and error.sqlstate in _TRY_AGAIN:
+        return problems.UNAVAILABLE("The database took too long.")
+    for failure, kind, detail in _FAILURES:
+        if isinstance(error, failure):
+            return kind(detail)
+    return None
+
+
+def _bug(error: Exception, *, debug: bool) -> Problem:
+    problem = problems.INTERNAL("Something went wrong on our side.")
+    if debug:
+        problem.detail = repr(error)
+        problem.traceback = "".join(traceback.format_exception(error)).splitlines()
+    return problem
+
+
+def _http(error: HTTPException, status: int) -> tuple[Problem, Headers]:
+    own_words = error.description if error.description != type(error).description else None
+    if kind := _BY_STATUS.get(status):
+        problem = kind(own_words or kind.meaning)
+    else:
+        problem = problems.untyped(status, own_words)
+    headers = Headers(pair for pair in error.get_headers() if pair[0] != "Content-Type")
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        headers["Allow"] = ", ".join(sorted(error.valid_methods))
+    return problem, headers
+
+
+def _invalid(error: RequestSchemaValidationError) -> Problem:
+    cause = error.validation_error
+    if not isinstance(cause, ValidationError):
+        return problems.INVALID(str(cause))
+    in_query = isinstance(error, QuerystringValidationError)
+    found = cause.errors(include_context=False, include_input=False, include_url=False)
+    shown = [_field_error(item, in_query=in_query) for item in found[:MAX_FIELD_ERRORS]]
+    count = f"{len(found)} values are" if len(found) > 1 else "A value is"
+    return problems.INVALID(f"{count} not acceptable.", errors=shown)
+
+
+def _field_error(error: ErrorDetails, *, in_query: bool) -> FieldError:
+    names = [str(part)[:100] for part in error["loc"]]
+    if in_query:
+        return FieldError(detail=error["msg"], code=error["type"], parameter=".".join(names) or None)
+    pointer = "#" + "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
+    return FieldError(detail=error["msg"], code=error["type"], pointer=pointer)

@@ -1,0 +1,121 @@
+"""The OpenAPI document: what quart-schema makes of the routes' decorators, completed with what it cannot know.
+
+A route documents its success and the errors that are its own (`@document_response(Problem, 404)`). Added here are
+the errors that follow from its shape: any can fail or be too slow, one with a body can be sent a bad one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from quart_schema.openapi import OpenAPIProvider
+from quart_schema.validation import DataSource
+from werkzeug.routing import IntegerConverter
+from werkzeug.routing.converters import BaseConverter
+from werkzeug.routing.rules import Rule
+
+from roles.api.errors import RETRY_AFTER
+from roles.api.replies import NoContent
+from schema.problems import MEDIA_TYPE, PROBLEM_TYPES, Problem, untyped
+
+Json = dict[str, Any]
+
+ALWAYS = (500, 503)
+WITH_QUERY = (422,)
+WITH_BODY = (400, 408, 413, 415, 422)
+
+REFERENCE = "#/components/schemas/"
+
+
+class OpenAPI(OpenAPIProvider):
+    """quart-schema's provider, with errors, examples, required parameters, and each model in one place."""
+
+    def build_paths(self, rule: Rule) -> tuple[Json, Json]:
+        paths, components = super().build_paths(rule)
+        for path, operations in paths.items():
+            for operation in operations.values():
+                self._complete(operation, path)
+        components["Problem"] = Problem.model_json_schema(ref_template=REFERENCE + "{model}")
+        components.update(components["Problem"].pop("$defs"))
+        return paths, components
+
+    def build_path_parameter(self, name: str, converter: BaseConverter) -> Json:
+        parameter: Json = super().build_path_parameter(name, converter)
+        if isinstance(converter, IntegerConverter):
+            parameter["schema"] |= {"minimum": 0, "maximum": converter.max, "examples": [1]}
+        return parameter
+
+    def build_querystring_parameters(self, model: type[BaseModel]) -> tuple[list[Json], Json]:  # type: ignore[override]
+        parameters, components = super().build_querystring_parameters(model)
+        required = model.model_json_schema().get("required", [])
+        for parameter in parameters:
+            parameter["required"] = parameter["name"] in required
+        return parameters, components
+
+    def build_request_body(self, model: type[BaseModel], source: DataSource) -> tuple[Json, Json]:  # type: ignore[override]
+        body, components = super().build_request_body(model, source)
+        _share_schemas(body, components)
+        return {**body, "required": True}, components
+
+    def build_response_object(
+        self,
+        model: type[BaseModel],  # type: ignore[override]
+        headers_model: type[BaseModel] | None,  # type: ignore[override]
+    ) -> tuple[Json, Json]:
+        if model is NoContent:
+            return {"description": NoContent.__doc__}, {}
+        if model is Problem:
+            return {"content": {MEDIA_TYPE: {}}}, {}
+        response, components = super().build_response_object(model, headers_model)
+        _share_schemas(response, components)
+        return response, components
+
+    def _complete(self, operation: Json, path: str) -> None:
+        operation["description"] = operation.get("description", "").strip()
+        if "tags" in operation:
+            operation["tags"].sort()
+        responses = operation["responses"]
+        own = [status for status, response in responses.items() if MEDIA_TYPE in response.get("content", {})]
+        if "requestBody" in operation:
+            own.extend(WITH_BODY)
+        elif any(parameter["in"] == "query" for parameter in operation["parameters"]):
+            own.extend(WITH_QUERY)
+        for status in (*own, *ALWAYS):
+            responses[status] = _problem_response(status, path)
+        if 201 in responses:  # noqa: PLR2004 - Created
+            location = {"description": "The URL of what was created.", "schema": {"type": "string"}, "required": True}
+            responses[201]["headers"] = {"Location": location}
+        operation["responses"] = {str(status): responses[status] for status in sorted(responses)}
+
+
+def _problem_response(status: int, path: str) -> Json:
+    kinds = [kind for kind in PROBLEM_TYPES if kind.status == status]
+    examples = {kind.name: kind(kind.meaning) for kind in kinds} or {"problem": untyped(status, None)}
+    response: Json = {
+        "description": " Or: ".join(problem.detail or problem.title for problem in examples.values()),
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {"$ref": f"{REFERENCE}Problem"},
+                "examples": {
+                    name: {"value": {**problem.model_dump(exclude_none=True), "instance": path}}
+                    for name, problem in examples.items()
+                },
+            }
+        },
+    }
+    if status == 503:  # noqa: PLR2004 - Service Unavailable
+        seconds = {"type": "integer", "examples": [RETRY_AFTER]}
+        response["headers"] = {
+            "Retry-After": {"description": "Seconds to wait.", "schema": seconds, "required": True}
+        }
+    return response
+
+
+def _share_schemas(body: Json, components: Json) -> None:
+    """Moves the schema of each content into the components, where every use of the model finds it."""
+    for content in body["content"].values():
+        schema = content["schema"]
+        if "title" in schema:
+            components[schema["title"]] = schema
+            content["schema"] = {"$ref": REFERENCE + schema["title"]}

@@ -1,0 +1,40 @@
+"""The api role."""
+
+from __future__ import annotations
+
+import anyio
+import structlog
+from anyio.abc import TaskStatus
+
+from roles.api.app import create_app
+from roles.resources import Resources
+from roles.web.listener import address_of, listen
+from roles.web.server import serve
+from schema.settings import Address
+
+log = structlog.get_logger(__name__)
+
+
+class ApiRole:
+    """Serves the HTTP API on `api.bind`."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self.address: Address | None = None
+        """Where it listens, once it does: with port 0 in `api.bind`, the port that it got."""
+
+    async def run(self, *, task_status: TaskStatus[None], stop: anyio.Event) -> None:
+        """See `roles.role.Role`."""
+        settings = self._resources.settings
+        app = create_app(settings)
+        listener = listen(settings.api.bind, setting="api.bind")
+        self.address = address_of(listener)
+        log.info("api listening", url=f"http://{self.address}")
+        await serve(
+            app,
+            listener,
+            stop=stop,
+            tally=self._resources.board.tally("api"),
+            started=task_status.started,
+            keep_alive_timeout=settings.api.keep_alive_timeout,
+        )

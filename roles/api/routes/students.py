@@ -1,0 +1,76 @@
+"""Students."""
+
+from __future__ import annotations
+
+from quart import Blueprint, Response, request
+from quart_schema import document_response, tag_blueprint, validate_querystring, validate_request
+
+from db import students
+from db.pool import connection, unit_of_work
+from roles.api.replies import NoContent, not_found, reply
+from schema.problems import Problem
+from schema.students import NewStudent, Student, StudentChange, StudentPage, StudentPageQuery
+
+blueprint = Blueprint("students", __name__, url_prefix="/students")
+tag_blueprint(blueprint, ["students"])
+
+
+@blueprint.get("")
+@validate_querystring(StudentPageQuery)
+@document_response(StudentPage)
+async def list_students(query_args: StudentPageQuery) -> Response:
+    """List the active students.
+
+    By id, a page at a time: pass `next` of one page as `after` to get the one that follows it.
+    """
+    async with connection() as conn:
+        found = await students.page(conn, after=query_args.after, limit=query_args.limit + 1)
+    items = found[: query_args.limit]
+    return reply(StudentPage(items=items, next=items[-1].id if len(found) > len(items) else None))
+
+
+@blueprint.post("")
+@validate_request(NewStudent)
+@document_response(Student, 201)
+async def create_student(data: NewStudent) -> Response:
+    """Create a student."""
+    async with unit_of_work() as work:
+        created = await students.create(work.connection, data)
+    return reply(created, 201, location=f"{request.path}/{created.id}")
+
+
+@blueprint.get("/<int:student_id>")
+@document_response(Student)
+@document_response(Problem, 404)
+async def get_student(student_id: int) -> Response:
+    """Get a student by id."""
+    async with connection() as conn:
+        found = await students.get(conn, student_id)
+    return reply(found or not_found("student", student_id))
+
+
+@blueprint.patch("/<int:student_id>")
+@validate_request(StudentChange)
+@document_response(Student)
+@document_response(Problem, 404)
+async def change_student(student_id: int, data: StudentChange) -> Response:
+    """Change a student.
+
+    What is left out, or null, stays as it is. `active: true` undoes a DELETE.
+    """
+    async with unit_of_work() as work:
+        changed = await students.change(work.connection, student_id, data)
+    return reply(changed or not_found("student", student_id))
+
+
+@blueprint.delete("/<int:student_id>")
+@document_response(NoContent, 204)
+@document_response(Problem, 404)
+async def delete_student(student_id: int) -> Response:
+    """Delete a student.
+
+    The student is no longer listed, and can still be read by id.
+    """
+    async with unit_of_work() as work:
+        deleted = await students.change(work.connection, student_id, StudentChange(active=False))
+    return reply(status=204) if deleted else reply(not_found("student", student_id))
