@@ -1,0 +1,33 @@
+"""RabbitMQ: the only package that touches aiormq.
+
+Every call has a deadline, and when one expires the connection is cut: a peer that is silent cannot be trusted
+with anything that follows. However aiormq ends a call, the caller sees one of these:
+
+```
+Exception
+├── DependencyUnavailable
+│   └── BrokerUnavailable     away, silent, refusing us, or it took back a channel: try again
+├── ConfigurationError
+│   └── TopologyMismatch      a queue or an exchange exists, and is not what we declare
+├── Unroutable                published to where no queue listens
+└── MessageRefused            the broker will not take this very message, however often it is tried
+```
+"""
+
+from __future__ import annotations
+
+from roles.amqp.broker import Broker
+from roles.amqp.channel import Channel, Delivery
+from roles.amqp.errors import BrokerUnavailable, MessageRefused, TopologyMismatch, Unroutable
+from roles.amqp.properties import Properties
+
+__all__ = [
+    "Broker",
+    "BrokerUnavailable",
+    "Channel",
+    "Delivery",
+    "MessageRefused",
+    "Properties",
+    "TopologyMismatch",
+    "Unroutable",
+]

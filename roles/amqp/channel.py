@@ -1,0 +1,211 @@
+"""A channel: what there is to do with a broker, and the one place where losing it shows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+from uuid import uuid4
+
+import aiormq
+import anyio
+from aiormq.abc import DeliveredMessage
+
+from roles.amqp.connection import Connection
+from roles.amqp.errors import BrokerUnavailable, refused_declaration, refused_publication, said, unavailable
+from roles.amqp.properties import Properties
+from roles.amqp.transport import Published, unseal
+from roles.cancellation import stray_cancellation_as
+
+T = TypeVar("T")
+
+PERSISTENT = b"\x02"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message in our hands, until it is acked or its channel is lost."""
+
+    body: bytes
+    properties: Properties
+    exchange: str
+    routing_key: str
+    redelivered: bool
+    tag: int
+    channel: Channel = field(repr=False, compare=False)
+
+
+class Channel:
+    """An open channel with publisher confirms.
+
+    `lost` is set as soon as it can no longer be used: the broker closed it or its connection, the heartbeat
+    failed, or the broker cancelled the subscription on it. Whatever was delivered on it and not acked by then
+    goes back to the queue.
+    """
+
+    def __init__(self, connection: Connection, raw: aiormq.Channel) -> None:
+        self.lost = anyio.Event()
+        self._connection = connection
+        self._raw = raw
+        self._reason = ""
+        self._tag: str | None = None
+        raw.closing.add_done_callback(self._on_closing)
+        raw.on_consumer_cancel_callbacks.add(self._on_cancelled)
+
+    @classmethod
+    async def open(cls, connection: Connection) -> Channel:
+        """Raises BrokerUnavailable if the broker does not give us one."""
+        try:
+            raw = await connection.call("channel.open", connection.link.channel())
+        except Exception as error:
+            raise unavailable(connection.broker, error) from error
+        return cls(connection, cast("aiormq.Channel", raw))
+
+    @property
+    def reason(self) -> str:
+        """Why it was lost."""
+        reason = self._connection.reason if self._connection.lost.is_set() else self._reason
+        return f"broker {self._connection.broker}: {reason}"
+
+    async def declare_queue(self, name: str, arguments: Mapping[str, Any]) -> None:
+        """Declares a durable queue.
+
+        Raises:
+            TopologyMismatch: it exists with other arguments, or the broker knows no such argument.
+            BrokerUnavailable: see there.
+        """
+        await self._declare("queue.declare", self._raw.queue_declare(name, durable=True, arguments=dict(arguments)))
+
+    async def declare_exchange(self, name: str, kind: str) -> None:
+        """Declares a durable exchange. Raises as `declare_queue`."""
+        await self._declare("exchange.declare", self._raw.exchange_declare(name, exchange_type=kind, durable=True))
+
+    async def bind(self, queue: str, *, exchange: str, routing_key: str) -> None:
+        """Binds a queue to an exchange. Raises as `declare_queue`."""
+        await self._declare("queue.bind", self._raw.queue_bind(queue, exchange, routing_key))
+
+    async def consume(self, queue: str, *, prefetch: int, deliver: Callable[[Delivery], None]) -> None:
+        """Subscribes; `deliver` is called with each message and must return at once.
+
+        Params:
+            prefetch: how many messages the broker leaves in our hands at a time.
+
+        Raises:
+            BrokerUnavailable: see there; a queue that is gone is of this kind, for it can be declared again.
+        """
+
+        async def on_message(message: DeliveredMessage) -> None:
+            deliver(self._delivery(message))
+
+        await self._call("basic.qos", self._raw.basic_qos(prefetch_count=prefetch))
+        answer = await self._call("basic.consume", self._raw.basic_consume(queue, on_message))
+        self._tag = answer.consumer_tag
+
+    async def cancel(self) -> None:
+        """Ends the subscription; nothing is delivered any more. What was delivered can still be acked.
+
+        Raises:
+            BrokerUnavailable: the channel is lost, so the subscription has ended as well.
+        """
+        if self._tag is not None:
+            await self._call("basic.cancel", self._raw.basic_cancel(self._tag))
+            self._tag = None
+
+    async def ack(self, delivery: Delivery) -> None:
+        """Tells the broker that the message is done with. There is no answer: a lost ack is a second delivery.
+
+        Raises:
+            BrokerUnavailable: it could not be sent; the message will be delivered again.
+        """
+        await self._send("basic.ack", self._raw.basic_ack(delivery.tag, wait=False))
+
+    async def reject(self, delivery: Delivery) -> None:
+        """Has the broker itself dead-letter the message. Raises as `ack`."""
+        await self._send("basic.reject", self._raw.basic_reject(delivery.tag, requeue=False, wait=False))
+
+    async def publish(self, body: bytes, properties: Properties, *, exchange: str, routing_key: str) -> None:
+        """Publishes a message and returns when the broker has it safe: persistent, mandatory, confirmed.
+
+        A message without an id is given one: unroutable messages come back, and are known by it. Of two with
+        the same id in flight on one channel, only one would be told; don't.
+
+        Raises:
+            Unroutable: no queue took it.
+            MessageRefused: the broker closed the channel over it.
+            BrokerUnavailable: it may have arrived or not.
+        """
+        changes: dict[str, bytes | None] = {"delivery_mode": PERSISTENT}
+        if not properties.fields.get("message_id"):
+            changes["message_id"] = uuid4().hex.encode()
+        published = Published(properties.with_fields(changes))
+        confirmed = self._raw.basic_publish(
+            body, exchange=exchange, routing_key=routing_key, properties=published, mandatory=True, wait=False
+        )
+        try:
+            await self._connection.call("basic.publish", confirmed)
+        except BrokerUnavailable:
+            raise
+        except Exception as error:
+            raise refused_publication(
+                self._connection.broker, error, exchange=exchange, routing_key=routing_key
+            ) from error
+
+    async def aclose(self) -> None:
+        """Closes it once the broker has read everything that was sent, acks included; nothing is raised."""
+        if not self._raw.is_closed and not self._connection.lost.is_set():
+            try:
+                await self._call("channel.close", self._raw.close(None))
+            except BrokerUnavailable as error:
+                self._lose(str(error))
+        self._lose("closed")
+
+    def _delivery(self, message: DeliveredMessage) -> Delivery:
+        return Delivery(
+            body=message.body,
+            properties=unseal(message.header.properties),
+            exchange=message.exchange or "",
+            routing_key=message.routing_key or "",
+            redelivered=bool(message.redelivered),
+            tag=message.delivery_tag or 0,
+            channel=self,
+        )
+
+    async def _declare(self, what: str, action: Awaitable[Any]) -> None:
+        try:
+            await self._connection.call(what, action)
+        except BrokerUnavailable:
+            raise
+        except Exception as error:
+            raise refused_declaration(self._connection.broker, error) from error
+
+    async def _call(self, what: str, action: Awaitable[T]) -> T:
+        try:
+            return await self._connection.call(what, action)
+        except BrokerUnavailable:
+            raise
+        except Exception as error:
+            raise unavailable(self._connection.broker, error) from error
+
+    async def _send(self, what: str, action: Awaitable[None]) -> None:
+        if self._raw.write_queue.full():  # the writer waits for the network: this call could wait with it
+            return await self._call(what, action)
+        try:
+            with stray_cancellation_as(BrokerUnavailable, f"broker {self._connection.broker}: lost during {what}"):
+                await action
+        except BrokerUnavailable:
+            raise
+        except Exception as error:
+            raise unavailable(self._connection.broker, error) from error
+
+    def _on_closing(self, closing: asyncio.Future[object]) -> None:
+        error = None if closing.cancelled() else closing.exception()
+        self._lose("the channel was closed" if error is None else said(error))
+
+    def _on_cancelled(self, _: object) -> None:
+        self._lose("the broker cancelled the subscription (was the queue deleted?)")
+
+    def _lose(self, reason: str) -> None:
+        if not self.lost.is_set():
+            self._reason = reason
+            self.lost.set()

@@ -1,0 +1,85 @@
+"""What aiormq and the broker say, as errors that tell a caller what to do about it."""
+
+from __future__ import annotations
+
+import re
+
+from aiormq import exceptions
+
+from schema.errors import ConfigurationError, DependencyUnavailable
+
+_INEQUIVALENT = re.compile(
+    r"inequivalent arg '(?P<argument>[^']*)' for (?P<kind>queue|exchange) '(?P<name>.*)' in vhost '.*': "
+    r"received (?P<ours>.*) but current is (?P<theirs>.*)"
+)
+_ABOUT_THE_MESSAGE = (
+    exceptions.ChannelPreconditionFailed,
+    exceptions.ConnectionFrameError,
+    exceptions.ConnectionSyntaxError,
+    exceptions.ConnectionUnexpectedFrame,
+)
+_OURS = (TypeError, ValueError, LookupError)
+"""What aiormq raises when it is called wrongly, and not when a connection breaks."""
+
+
+class BrokerUnavailable(DependencyUnavailable):
+    """The broker is away, does not answer, does not let us in, or has closed what we were using.
+
+    A refused login, a missing virtual host and a missing permission are of this kind too: they are repaired at
+    the broker, while we run (a password is rotated, a user is imported a moment later), and must not take the
+    rest of the process down.
+    """
+
+
+class TopologyMismatch(ConfigurationError):
+    """A queue or an exchange exists with other arguments than ours. Nobody but a person can decide what to do."""
+
+
+class Unroutable(Exception):
+    """No queue takes messages with this exchange and routing key, or there is no such exchange."""
+
+
+class MessageRefused(Exception):
+    """The broker closed the channel over this message: too large, an impossible property, a foreign user id."""
+
+
+def unavailable(broker: str, error: BaseException) -> Exception:
+    """The error to raise for one that aiormq raised; errors of the caller's own making are returned as they are."""
+    return error if isinstance(error, _OURS) else BrokerUnavailable(f"broker {broker}: {said(error)}")
+
+
+def refused_declaration(broker: str, error: Exception) -> Exception:
+    """As `unavailable`, for a declaration."""
+    if not isinstance(error, exceptions.ChannelPreconditionFailed):
+        return unavailable(broker, error)
+    text = said(error)
+    match = _INEQUIVALENT.search(text)
+    if match is None:
+        return TopologyMismatch(f"broker {broker}: {text}")
+    return TopologyMismatch(
+        f"broker {broker}: {match['kind']} {match['name']!r} has {match['argument']} = {_value(match['theirs'])} "
+        f"and is declared with {_value(match['ours'])}: declare what is there, or empty it and delete it"
+    )
+
+
+def refused_publication(broker: str, error: Exception, *, exchange: str, routing_key: str) -> Exception:
+    """As `unavailable`, for a message that was published."""
+    where = f"{exchange or '(default)'} with routing key {routing_key!r}"
+    match error:
+        case exceptions.PublishError() | exceptions.ChannelNotFoundEntity():
+            return Unroutable(f"broker {broker}: exchange {where}: {said(error)}")
+        case exceptions.DeliveryError():
+            return BrokerUnavailable(f"broker {broker}: exchange {where}: not accepted (a full or failing queue)")
+        case _ if isinstance(error, _ABOUT_THE_MESSAGE):
+            return MessageRefused(f"broker {broker}: exchange {where}: {said(error)}")
+    return unavailable(broker, error)
+
+
+def said(error: BaseException) -> str:
+    """What the broker, or the socket, said."""
+    words = " ".join(str(part) for part in error.args if part is not None)
+    return words or type(error).__name__
+
+
+def _value(text: str) -> str:
+    return re.sub(r"^the value '(.*)' of type '.*'$", r"\1", text).removeprefix("'").removesuffix("'")

@@ -1,0 +1,8 @@
+"""Consumers: handlers that take messages from RabbitMQ queues. Yours are in `roles.consume.handlers`."""
+
+from __future__ import annotations
+
+from roles.consume.declarations import Consumer, consumer
+from roles.consume.retry import Ladder, Reject
+
+__all__ = ["Consumer", "Ladder", "Reject", "consumer"]

@@ -1,0 +1,80 @@
+"""One attempt: the message is decoded and handled in one transaction. How it can fail, and what that means.
+
+| failure | means |
+|---|---|
+| `Undecodable`, `Reject` | no other attempt can succeed: parked at once |
+| `DatabaseUnavailable`, `BrokerUnavailable` | the world's: tried again in place, burns no attempt |
+| deadlock, serialization failure | bad luck: tried again at once, a few times |
+| anything else, a timeout or a stray `CancelledError` included | the handler's own: next attempt after a delay |
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import anyio
+import psycopg
+from pydantic import BaseModel, ValidationError
+
+from db.pool import DatabaseUnavailable, unit_of_work
+from roles.amqp import BrokerUnavailable
+from roles.cancellation import stray_cancellation_as
+from roles.consume.declarations import Handler
+from roles.consume.retry import Reject, describe
+from schema.duration import format_duration
+
+CONFLICT_TRIES = 5
+_CONFLICTS = ("40001", "40P01")
+"""SQLSTATE of a serialization failure and of a deadlock."""
+
+
+class Undecodable(Reject):
+    """The body is not what the consumer's model describes."""
+
+
+class HandlerTimeout(Exception):
+    """The handler took too long; its transaction was rolled back."""
+
+
+class Attempt:
+    """A handler, ready to be tried on a body."""
+
+    def __init__(self, handler: Handler[BaseModel], model: type[BaseModel], timeout: timedelta) -> None:
+        self._handler = handler
+        self._model = model
+        self._timeout = timeout
+
+    async def __call__(self, body: bytes) -> None:
+        """Handles one message, whole or not at all.
+
+        Raises:
+            Exception: see the table above.
+        """
+        message = self._decode(body)
+        for _ in range(CONFLICT_TRIES - 1):
+            try:
+                return await self._in_transaction(message)
+            except psycopg.OperationalError as error:
+                if error.sqlstate not in _CONFLICTS:
+                    raise
+        return await self._in_transaction(message)
+
+    def _decode(self, body: bytes) -> BaseModel:
+        try:
+            return self._model.model_validate_json(body)
+        except ValidationError as error:
+            raise Undecodable(describe(error)) from error
+
+    async def _in_transaction(self, message: BaseModel) -> None:
+        with anyio.move_on_after(self._timeout.total_seconds()) as scope, stray_cancellation_as():
+            async with unit_of_work() as work:
+                await self._handler(message, work)
+        if scope.cancelled_caught:
+            raise HandlerTimeout(f"the handler had not ended after {format_duration(self._timeout)}")
+
+
+def is_world(error: Exception) -> bool:
+    """Whether the database or the broker is away, also if only one of several tasks of a handler noticed."""
+    if isinstance(error, ExceptionGroup):
+        return any(is_world(inner) for inner in error.exceptions if isinstance(inner, Exception))
+    return isinstance(error, DatabaseUnavailable | BrokerUnavailable)

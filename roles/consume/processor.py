@@ -1,0 +1,153 @@
+"""What happens to one message, from our hands to its end: acked, retried, parked, or given back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from enum import Enum, auto
+
+import anyio
+import structlog
+
+from roles.amqp import BrokerUnavailable, Delivery, MessageRefused
+from roles.board import ConsumerStatus
+from roles.clock import Clock
+from roles.consume.attempt import Attempt, is_world
+from roles.consume.names import parked_queue, wait_queue
+from roles.consume.outage import GivenBack, Outage
+from roles.consume.republisher import Republisher
+from roles.consume.retry import Reject, attempt_of, describe, next_delay, stamped
+from roles.tally import Tally
+from schema.duration import format_duration
+
+log = structlog.get_logger(__name__)
+
+
+class _End(Enum):
+    FINISHED = auto()
+    FAILED = auto()
+    GIVEN_BACK = auto()
+
+
+class Processor:
+    """Handles the messages of one consumer, and counts them.
+
+    Params:
+        steps: the delays of the ladder.
+        user: our login at the broker.
+        tallies: where to count besides `status`.
+    """
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        republisher: Republisher,
+        database: Outage,
+        *,
+        status: ConsumerStatus,
+        steps: Sequence[timedelta],
+        user: str,
+        clock: Clock,
+        tallies: Iterable[Tally],
+    ) -> None:
+        self._attempt = attempt
+        self._republisher = republisher
+        self._database = database
+        self._status = status
+        self._steps = steps
+        self._user = user
+        self._clock = clock
+        self._tallies = (status.tally, *tallies)
+
+    def take(self, delivery: Delivery) -> None:
+        """To be called when a message has come into our hands."""
+        if delivery.properties.text("message_id") is None:
+            self._status.unidentified += 1
+        for tally in self._tallies:
+            tally.taken += 1
+
+    def give_back(self) -> None:
+        """To be called for a message that was taken and will not be processed."""
+        self._count(_End.GIVEN_BACK)
+
+    async def process(self, delivery: Delivery) -> None:
+        """Brings a message that was taken to its end. Nothing is raised but cancellation, which gives it back."""
+        number = attempt_of(delivery.properties)
+        structlog.contextvars.bind_contextvars(message_id=delivery.properties.text("message_id"), attempt=number)
+        end = _End.GIVEN_BACK
+        try:
+            end = await self._to_the_end(delivery, number)
+        except GivenBack as reason:
+            log.warning("message given back", reason=str(reason), **self._fields(delivery))
+        except anyio.get_cancelled_exc_class():
+            log.warning("message given back", reason="the handler was cut off", **self._fields(delivery))
+            raise
+        finally:
+            self._count(end)
+
+    async def _to_the_end(self, delivery: Delivery, number: int) -> _End:
+        failure = await self._outcome(delivery)
+        try:
+            if failure is None or await self._move(delivery, number, failure):
+                await delivery.channel.ack(delivery)
+            else:
+                await delivery.channel.reject(delivery)
+        except BrokerUnavailable as error:
+            raise GivenBack(f"handled, but the broker could not be told: {error}") from error
+        return _End.FINISHED if failure is None else _End.FAILED
+
+    async def _outcome(self, delivery: Delivery) -> Exception | None:
+        """What the attempt failed with, if it did; however often the world has to be waited for meanwhile."""
+        while True:
+            try:
+                await self._attempt(delivery.body)
+            except Exception as error:  # noqa: BLE001 - whatever a handler raises is the message's fate
+                if not is_world(error):
+                    return error
+                await self._database.wait(error, delivery)
+            else:
+                self._database.over()
+                return None
+
+    async def _move(self, delivery: Delivery, number: int, failure: Exception) -> bool:
+        """Moves a failed message to where it belongs; False if that is for the broker to do."""
+        delay = None if isinstance(failure, Reject) else next_delay(self._steps, number)
+        fields = self._fields(delivery) | {"attempt": number, "error": describe(failure)}
+        queue = self._status.queue
+        try:
+            await self._republisher.move(
+                delivery,
+                stamped(
+                    delivery.properties,
+                    attempt=number if delay is None else number + 1,
+                    error=failure,
+                    now=self._clock.now(),
+                    user=self._user,
+                ),
+                to=parked_queue(queue) if delay is None else wait_queue(queue, delay),
+            )
+        except (MessageRefused, ValueError) as error:
+            log.error("message cannot be published again: parked by the broker", refused=str(error), **fields)  # noqa: TRY400
+            self._status.parked += 1
+            return False
+        trace = None if isinstance(failure, Reject) else failure
+        if delay is None:
+            self._status.parked += 1
+            log.error("message parked", exc_info=trace, **fields)
+        else:
+            self._status.retried += 1
+            log.warning("message retried", exc_info=trace, delay=format_duration(delay), **fields)
+        return True
+
+    def _fields(self, delivery: Delivery) -> dict[str, object]:
+        return {"queue": self._status.queue, "message_id": delivery.properties.text("message_id")}
+
+    def _count(self, end: _End) -> None:
+        for tally in self._tallies:
+            match end:
+                case _End.FINISHED:
+                    tally.finished += 1
+                case _End.FAILED:
+                    tally.failed += 1
+                case _End.GIVEN_BACK:
+                    tally.given_back += 1

@@ -1,0 +1,76 @@
+"""The queues of a consumer, as data, and their declaration.
+
+```
+exchange ──routing key──▶ q ◀──────────────── q.retry.5s    (each message after its delay)
+                          │ ╲ handler failed ──▶
+                          │  ╲ no attempt left, or refused ──▶ q.parked
+                          └── delivered too often (the broker's own limit) ──▶ q.parked
+```
+All are durable quorum queues. The broker moves messages at-least-once, which it only does from queues that
+refuse what they cannot take (`reject-publish`; otherwise it silently falls back to at-most-once). A delay is
+in its queue's name and not in the message: a queue lets a message expire only at its head, so that a short
+delay behind a long one would wait for both; and a changed ladder makes new queues instead of meeting old ones
+with other arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from roles.amqp import Channel
+from roles.consume.declarations import Consumer
+from roles.consume.names import parked_queue, wait_queue
+
+UNLIMITED = 2**31 - 1
+"""Deliveries. RabbitMQ 4 drops a message after 20 by default, 3.10 takes no negative number for 'no limit'."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue to declare."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+def queues(consumer: Consumer[Any], *, delivery_limit: int) -> tuple[Queue, ...]:
+    """The queues of a consumer, each after those that it sends messages on to."""
+    main, parked = consumer.queue, parked_queue(consumer.queue)
+    return (
+        Queue(parked, {"x-queue-type": "quorum", "x-delivery-limit": UNLIMITED}),
+        Queue(main, {**_sends_on_to(parked), "x-delivery-limit": delivery_limit}),
+        *(
+            Queue(
+                wait_queue(main, delay),
+                {**_sends_on_to(main), "x-message-ttl": delay // timedelta(milliseconds=1)},
+            )
+            for delay in dict.fromkeys(consumer.retry.steps())
+        ),
+    )
+
+
+async def declare(channel: Channel, consumer: Consumer[Any], *, delivery_limit: int) -> None:
+    """Declares what the consumer needs; what is there already stays as it is.
+
+    Raises:
+        TopologyMismatch: it is there, but not as declared.
+        BrokerUnavailable: the broker is away or does not let us.
+    """
+    for queue in queues(consumer, delivery_limit=delivery_limit):
+        await channel.declare_queue(queue.name, queue.arguments)
+    if consumer.exchange:
+        await channel.declare_exchange(consumer.exchange, consumer.exchange_type)
+        await channel.bind(consumer.queue, exchange=consumer.exchange, routing_key=consumer.binding_key)
+
+
+def _sends_on_to(queue: str) -> dict[str, Any]:
+    return {
+        "x-queue-type": "quorum",
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": queue,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
