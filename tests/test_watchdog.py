@@ -59,8 +59,8 @@ async def test_a_blocked_loop_is_reported_while_it_lasts_and_again_when_it_is_ov
     assert during < 0.8
     assert "compute_for_too_long" in first.stack
     assert second.stack == first.stack
-    assert 0.2 < first.seconds < 0.6
-    assert 0.6 < second.seconds < 1.0
+    assert 0.2 < first.seconds < 0.8
+    assert 0.6 < second.seconds < 2
 
 
 async def test_each_block_is_reported_for_itself() -> None:

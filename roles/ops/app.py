@@ -15,7 +15,7 @@ from http import HTTPStatus
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from pydantic import BaseModel
 
-from schema.problems import MEDIA_TYPE, Problem
+from schema.problems import MEDIA_TYPE, Problem, untyped
 
 Page = Callable[[], Awaitable[tuple[HTTPStatus, BaseModel]]]
 """What a path answers: a status and a body."""
@@ -46,11 +46,7 @@ class OpsApp:
 
     async def _answer(self, method: str, path: str) -> tuple[HTTPStatus, BaseModel]:
         if path not in self._pages:
-            return _problem(HTTPStatus.NOT_FOUND, f"there is no {path}; there are {', '.join(self._pages)}")
+            return HTTPStatus.NOT_FOUND, untyped(404, f"there is no {path}; there are {', '.join(self._pages)}")
         if method not in ("GET", "HEAD"):
-            return _problem(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} answers GET and HEAD, not {method}")
+            return HTTPStatus.METHOD_NOT_ALLOWED, untyped(405, f"{path} answers GET and HEAD, not {method}")
         return await self._pages[path]()
-
-
-def _problem(status: HTTPStatus, detail: str) -> tuple[HTTPStatus, Problem]:
-    return status, Problem(type="about:blank", title=status.phrase, status=status, detail=detail)
