@@ -21,7 +21,7 @@ def claim(directory: Path) -> None:
     Raises:
         ConfigurationError: another process has it.
     """
-    holder = claimed_by(directory)
+    holder = _claimed_by(directory)
     if holder is not None:
         raise ConfigurationError(
             f"{directory}: process {holder} runs this embedded service already: stop it, or choose another "
@@ -29,8 +29,13 @@ def claim(directory: Path) -> None:
         )
 
 
-def claimed_by(directory: Path) -> str | None:
-    """The id of the other process that runs the service in `directory`; if there is none, the claim is ours now."""
+def is_claimed_elsewhere(directory: Path) -> bool:
+    """Whether another process runs the service in `directory`; if none does, the claim is ours now."""
+    return directory.exists() and _claimed_by(directory) is not None
+
+
+def _claimed_by(directory: Path) -> str | None:
+    """The id of the other process that has the claim; None once it is ours."""
     directory = directory.resolve()
     if directory in _claimed:
         return None

@@ -17,11 +17,8 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
-import structlog
 
 from schema.errors import DependencyUnavailable
-
-log = structlog.get_logger(__name__)
 
 PACKAGE = "rabbitmq-server"
 # What else they depend on, any system with apt and Python has.
@@ -40,7 +37,7 @@ def can_fetch() -> bool:
 
 def unpacked(directory: Path) -> Path:
     """Where `fetch(directory)` leaves the unpacked tree."""
-    return directory / PACKAGE
+    return directory.resolve() / PACKAGE
 
 
 async def fetch(directory: Path) -> None:
@@ -52,6 +49,7 @@ async def fetch(directory: Path) -> None:
         DependencyUnavailable: the packages cannot be had, or do not run here; the message has the last words of
             the program that failed.
     """
+    directory = Path(await anyio.Path(directory).resolve())
     await anyio.Path(directory).mkdir(parents=True, exist_ok=True)
     async with _turn(directory / f"{PACKAGE}.lock"):
         if await anyio.Path(unpacked(directory)).exists():
@@ -61,9 +59,8 @@ async def fetch(directory: Path) -> None:
         await anyio.to_thread.run_sync(remove)
         await anyio.Path(scratch).mkdir()
         try:
-            await _download(scratch)
-            tree = scratch / "tree"
-            async for package in anyio.Path(scratch).glob("*.deb"):
+            packages, tree = await _download(scratch), scratch / "tree"
+            async for package in anyio.Path(packages).glob("*.deb"):
                 await _run("dpkg", "-x", str(package), str(tree), directory=scratch)
             await anyio.to_thread.run_sync(_make_relocatable, tree)
             await _run(str(tree / "usr/lib/erlang/bin/erl"), "-noinput", "-eval", _SMOKE_TEST, directory=scratch)
@@ -73,23 +70,25 @@ async def fetch(directory: Path) -> None:
                 await anyio.to_thread.run_sync(remove)
 
 
-async def _download(scratch: Path) -> None:
+async def _download(scratch: Path) -> Path:
+    """Returns the directory that the packages are in."""
     try:
-        await _download_with(scratch)
-    except DependencyUnavailable as error:
-        log.info("the system's package lists do not do, fetching lists of our own", reason=str(error))
+        return await _download_into(scratch / "by-system-lists")
+    except DependencyUnavailable:
         lists, cache = scratch / "lists", scratch / "cache"
         for folder in (lists / "partial", cache / "archives" / "partial"):
             await anyio.Path(folder).mkdir(parents=True)
-        private = ("-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={cache}")
-        await _run(*_APT_GET, *private, "update", directory=scratch)
-        await _download_with(scratch, *private)
+        own_lists = ("-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={cache}")
+        await _run(*_APT_GET, *own_lists, "update", directory=scratch)
+        return await _download_into(scratch / "by-own-lists", *own_lists)
 
 
-async def _download_with(scratch: Path, *options: str) -> None:
-    found = await _run("apt-cache", *options, "depends", "--recurse", *_DEPENDS_ONLY, PACKAGE, directory=scratch)
+async def _download_into(folder: Path, *options: str) -> Path:
+    await anyio.Path(folder).mkdir()
+    found = await _run("apt-cache", *options, "depends", "--recurse", *_DEPENDS_ONLY, PACKAGE, directory=folder)
     packages = {name for name in found.splitlines() if _WANTED.fullmatch(name)}
-    await _run(*_APT_GET, *options, "download", *sorted(packages), directory=scratch)
+    await _run(*_APT_GET, *options, "download", *sorted(packages), directory=folder)
+    return folder
 
 
 async def _run(*command: str, directory: Path) -> str:

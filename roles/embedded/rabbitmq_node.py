@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from roles.embedded.claim import claimed_by
+from roles.embedded.claim import claim, is_claimed_elsewhere
 from roles.embedded.paths import make_private, write_private
 from roles.embedded.survivors import marked_with
 
@@ -56,11 +56,12 @@ def choose_node(directory: Path) -> Node:
     """What `node_of` does the first time."""
     make_private(directory)
     file = directory / "node.json"
-    runs_elsewhere = claimed_by(directory) is not None
+    runs_elsewhere = is_claimed_elsewhere(directory)
     known = Node(**json.loads(file.read_text())) if file.exists() else None
     # Ports that an earlier run of the node still sits on are its own: it is stopped before the next start.
     if known is not None and (runs_elsewhere or not known.taken_ports() or marked_with(directory)):
         return known
+    claim(directory)
     ports = _free_ports(4)
     password = known.password if known else secrets.token_urlsafe(18)
     node = Node(
