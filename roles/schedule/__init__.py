@@ -1,0 +1,1 @@
+"""The `schedule` role: cron jobs, each tick once in the whole cluster."""

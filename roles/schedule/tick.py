@@ -1,0 +1,134 @@
+"""One tick: the claim, the job and the outcome, in one transaction.
+
+```
+BEGIN
+  lock of the tick      another has it: leave it to that one, and look again later
+  insert into cron_run  it is there already: nothing to do
+  lock of the job       an earlier run still goes on: the outcome is "skipped"
+  SAVEPOINT
+    the job             it raises or takes too long: ROLLBACK TO SAVEPOINT, the outcome is "failed"
+  update cron_run       the outcome
+COMMIT
+```
+Effects and book are committed together, so at no instruction can a crash leave one without the other: what had
+not been committed never happened, both locks are free, and whoever looks next runs the tick. A failure keeps the
+claim, because it undoes no more than the savepoint: no other replica repeats what has failed.
+
+The row comes before the lock of the job, so that a replica with a slow clock that looks at a tick of the past
+does not hold that lock even for a moment: it would make a run of the next tick believe in an overlap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from db import cron_runs
+from db.cron_runs import CronRun, RunStatus
+from db.pool import DatabaseUnavailable, Work, unit_of_work
+from roles.cancellation import StrayCancellation, stray_cancellation_as
+from roles.clock import Clock
+from roles.failures import describe
+from roles.schedule.declarations import Job
+from roles.tally import Tally
+from schema.duration import format_duration
+
+IDLE_MARGIN = timedelta(seconds=10)
+"""How much longer than a run may take the server waits for it between two statements."""
+
+OVERLAP = "an earlier run of the job still went on"
+_LEVELS = {RunStatus.FINISHED: logging.INFO, RunStatus.FAILED: logging.WARNING, RunStatus.SKIPPED: logging.WARNING}
+
+log = structlog.get_logger(__name__)
+
+
+class JobTimeout(Exception):
+    """A run took longer than its job may."""
+
+
+@dataclass(slots=True)
+class Tick:
+    """A moment at which a job is due, while it is dealt with here."""
+
+    job: Job
+    scheduled_at: datetime
+    seen_running: float | None = None
+    """When (by the monotonic clock) a run of it was last known to go on, here or elsewhere; None if never."""
+
+    async def attempt(self, *, limit: timedelta, clock: Clock, tally: Tally, host: str) -> CronRun | None:
+        """Runs it, unless somebody has; returns its row in the book, or None if somebody else is at it.
+
+        Params:
+            limit: how long the job may take.
+            tally: counts the run, if there is one: given back, if it neither finished nor failed.
+            host: who we are, for the book.
+
+        Raises:
+            DatabaseUnavailable: the database is away, or went away; then the run left nothing behind.
+        """
+        name, at = self.job.name, self.scheduled_at
+        running = False
+        error: str | None = None
+        try:
+            async with unit_of_work() as work:
+                if not await cron_runs.lock_tick(work.connection, name, at):
+                    self.seen_running = clock.monotonic()
+                    return None
+                if not await cron_runs.claim(work.connection, name, at, started_at=clock.now(), host=host):
+                    return await cron_runs.get(work.connection, name, at)
+                if await cron_runs.lock_job(work.connection, name):
+                    running = True
+                    tally.taken += 1
+                    error = await _run(self.job, work, limit)
+                    status = RunStatus.FAILED if error else RunStatus.FINISHED
+                else:
+                    error, status = OVERLAP, RunStatus.SKIPPED
+                run = await cron_runs.settle(
+                    work.connection, name, at, status=status, finished_at=clock.now(), error=error
+                )
+        except BaseException:
+            if running:
+                self.seen_running = clock.monotonic()
+                tally.given_back += 1
+            raise
+        tally.finished += status is RunStatus.FINISHED
+        tally.failed += status is RunStatus.FAILED
+        log.log(_LEVELS[status], "tick ended", status=status.value, seconds=run.seconds, error=error)
+        return run
+
+
+async def _run(job: Job, work: Work, limit: timedelta) -> str | None:
+    """Runs the job behind a savepoint; returns what it failed with, once its effects are undone."""
+    await cron_runs.limit_idle(work.connection, limit + IDLE_MARGIN)
+    await work.connection.execute(b"SAVEPOINT job")
+    failure = await _call(job, work, limit)
+    if failure is None:
+        return None
+    if work.connection.closed:
+        raise DatabaseUnavailable(f"PostgreSQL: the connection of a run was lost: {describe(failure)}") from failure
+    await work.connection.execute(b"ROLLBACK TO SAVEPOINT job")
+    log.error("job failed", error=describe(failure), exc_info=failure)
+    return describe(failure)
+
+
+async def _call(job: Job, work: Work, limit: timedelta) -> Exception | None:
+    # asyncio's own timeout, for it cancels once. A scope of anyio's would cancel psycopg's clean-up as well: the
+    # connection would be thrown away, with the claim, while the server went on with the statement and the locks.
+    deadline = asyncio.timeout(limit.total_seconds())
+    failure: Exception | None = None
+    try:
+        async with deadline:
+            with stray_cancellation_as(StrayCancellation):
+                await job(work)
+                await work.connection.execute(b"SET CONSTRAINTS ALL IMMEDIATE")  # or they would fail at the commit
+    except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this run alone
+        failure = error
+    if not deadline.expired():
+        return failure
+    late = JobTimeout(f"took longer than {format_duration(limit)}")
+    late.__cause__ = failure
+    return late
