@@ -8,22 +8,36 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import anyio
 import typer
+from rich.console import Console
+from rich.table import Table
 
+from clients import open_clients
+from db.pool import create_pool, current_pool
+from db.schema_version import behind, head, upgrade
+from roles.clock import SystemClock
+from roles.database.role import DatabaseRole
+from roles.embedded.servers import Servers, running_database
+from roles.events import DrainStarted, Event, Failure, RoleStarted
+from roles.failures import DrainTimeout, RestartBudgetExhausted, classify, describe
+from roles.logs import choose_mode, configure, log_event
+from roles.ops.console import places
+from roles.ops.panel import PanelRole, announce, listener
+from roles.ops.role import OpsRole
+from roles.resources import Resources
+from roles.role import Role, RoleSpec, Stage
+from roles.signals import draining_on_signals, exit_after
+from roles.supervisor import Supervisor
+from roles.watchdog import watchdog
 from schema.errors import ConfigurationError, DependencyUnavailable
-from schema.settings import EMBEDDED, Settings
+from schema.settings import EMBEDDED, Amqp, Settings
 from schema.settings_sources import LoadedSettings, load_settings
-
-if TYPE_CHECKING:
-    from roles.role import RoleSpec
-    from roles.supervisor import Supervisor
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -41,9 +55,14 @@ def run(
     console: Annotated[
         str | None, typer.Option(metavar="MODE", help="auto, rich (a panel on a terminal), plain, or json.")
     ] = None,
-    config: ConfigFile = None,
-    migrate: Annotated[bool, typer.Option("--migrate", help="Bring the database's schema to head first.")] = False,
-    reload: Annotated[bool, typer.Option("--reload", help="Restart when the source changes; for development.")] = False,
+    config_file: ConfigFile = None,
+    *,
+    migrate_first: Annotated[
+        bool, typer.Option("--migrate", help="Bring the database's schema to head before the roles start.")
+    ] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Restart on a change of the source; for development.")
+    ] = False,
 ) -> None:
     """Run an HTTP API, AMQP consumers and cron jobs as supervised roles of one process.
 
@@ -51,70 +70,220 @@ def run(
     in that order of strength. SIGTERM and Ctrl-C drain: what is in flight is finished, then the process exits
     with 0. A second one exits at once.
     """
-    context.obj = config
+    context.obj = config_file
     if context.invoked_subcommand is not None:
         return
-    flags = {"roles": roles, "console": console, "database.migrate": migrate or None}
-    settings = _load(config, **{name: value for name, value in flags.items() if value is not None}).settings
-    if reload:
-        from roles.reload.role import specs_reloading
-
-        _run(_serve, settings, partial(specs_reloading, arguments=[each for each in sys.argv if each != "--reload"]))
-    _run(_serve, settings, _specs)
+    flags = {"roles": roles, "console": console, "database.migrate": migrate_first or None}
+    settings = _load(config_file, {name: value for name, value in flags.items() if value is not None}).settings
+    _exit_with(_serve_reloading if reload else _serve, settings)
 
 
-@cli.command()
-def config(context: typer.Context, config: ConfigFile = None) -> None:
+@cli.command("config")
+def show_config(context: typer.Context, config_file: ConfigFile = None) -> None:
     """Print the settings in force and where each came from. Passwords are masked."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("setting", "value", "from", box=None, pad_edge=False)
-    rows = list(_load(config or context.obj).rows())
+    rows = list(_load(config_file or context.obj).rows())
     if not sys.stdout.isatty():
         for name, value, origin in rows:
             typer.echo(f"{name} = {value}  # {origin}")
         return
+    table = Table("setting", "value", "from", box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
     Console().print(table)
 
 
 @cli.command()
-def migrate(context: typer.Context, config: ConfigFile = None) -> None:
+def migrate(context: typer.Context, config_file: ConfigFile = None) -> None:
     """Bring the database's schema to head. Safe to run from many replicas at once."""
-    _run(_migrate, _load(config or context.obj).settings)
+    _exit_with(_migrate, _load(config_file or context.obj).settings)
 
 
 @cli.command()
-def check(context: typer.Context, config: ConfigFile = None) -> None:
-    """Verify declarations, database and brokers: a line per finding, exit code 2 if anything has to be changed."""
-    _run(_check, _load(config or context.obj).settings)
+def check(context: typer.Context, config_file: ConfigFile = None) -> None:
+    """Verify declarations, database and brokers: a line per finding, and exit code 2 if one of them is bad."""
+    _exit_with(_check, _load(config_file or context.obj).settings)
 
 
-def _load(config: Path | None, **flags: Any) -> LoadedSettings:
+def _load(config_file: Path | None, flags: Mapping[str, Any] | None = None) -> LoadedSettings:
     try:
-        return load_settings(flags=flags, config=config, environ=os.environ)
+        return load_settings(flags=flags, config=config_file, environ=os.environ)
     except ConfigurationError as error:
-        raise _failure(error, 2) from None
+        raise _failure(str(error), 2) from None
 
 
-def _run(main: Callable[..., Coroutine[Any, Any, int]], *arguments: object) -> None:
+def _exit_with(main: Callable[[Settings], Coroutine[Any, Any, int]], settings: Settings) -> None:
     """Runs `main` to its end and exits with its code, or with the code of its error."""
-    from roles.failures import DrainTimeout, RestartBudgetExhausted
-
     try:
-        code = anyio.run(main, *arguments, backend_options={"use_uvloop": True})
-    except ConfigurationError as error:
-        raise _failure(error, 2) from None
-    except (DependencyUnavailable, RestartBudgetExhausted, DrainTimeout) as error:
-        raise _failure(error, 1) from None
+        code = anyio.run(main, settings, backend_options={"use_uvloop": True})
+    except Exception as error:
+        failure = classify(error)
+        if failure is Failure.BUG and not isinstance(error, RestartBudgetExhausted | DrainTimeout):
+            raise
+        raise _failure(describe(error), 2 if failure is Failure.CONFIGURATION else 1) from None
     raise typer.Exit(code)
 
 
-def _failure(error: Exception, code: int) -> typer.Exit:
-    typer.echo(f"error: {error}", err=True)
+def _failure(message: str, code: int) -> typer.Exit:
+    typer.echo(f"error: {message}", err=True)
     return typer.Exit(code)
+
+
+async def _serve(settings: Settings) -> int:
+    """Runs the roles until a signal, or until one of them can never work."""
+    console = configure(choose_mode(settings.console, sys.stdout), settings.log.level)
+    servers = Servers(settings, broker="consume" in settings.roles)
+    pool = create_pool(servers.database_url, settings.database)
+    current_pool.set(pool)
+    resources = Resources(settings=settings, pool=pool, amqp_urls=servers.amqp_urls)
+    listen = listener(console)
+    starting: set[str] = set()
+
+    def emit(event: Event) -> None:
+        listen(event)
+        if isinstance(event, DrainStarted):
+            exit_after(settings.supervisor.drain_delay + settings.supervisor.drain_timeout)
+        if isinstance(event, RoleStarted) and event.role in starting:
+            starting.remove(event.role)
+            if not starting:
+                announce(console, places(settings, **servers.places()))
+
+    supervisor = Supervisor(policy=settings.supervisor, clock=resources.clock, emit=emit)
+    specs = _specs(resources, servers, supervisor, console)
+    starting.update(spec.name for spec in specs)
+    stop = anyio.Event()
+    with draining_on_signals(stop), watchdog(emit, settings.supervisor.blocked_loop):
+        async with open_clients(settings.clients):
+            await supervisor.run(specs, stop=stop)
+    return 0
+
+
+def _specs(resources: Resources, servers: Servers, supervisor: Supervisor, console: Console | None) -> list[RoleSpec]:
+    """What runs in this process: the roles that were asked for, and what they stand on."""
+    settings = resources.settings
+    snapshot, draining = supervisor.snapshot, lambda: supervisor.draining
+    migrate = settings.database.migrate or servers.postgres is not None
+    database = partial(DatabaseRole, resources, url=servers.database_url, migrate=migrate)
+    needs: tuple[str, ...] = ("postgres",) if servers.postgres else ()
+    specs = [
+        RoleSpec(
+            name="ops", build=partial(OpsRole, resources, snapshot=snapshot, draining=draining), stage=Stage.PLATFORM
+        ),
+        *servers.specs(),
+        RoleSpec(name="database", build=database, needs=needs, stage=Stage.RESOURCES),
+    ]
+    if console is not None and console.is_interactive:
+        panel = partial(PanelRole, resources, console=console, snapshot=snapshot, draining=draining)
+        specs.append(RoleSpec(name="console", build=panel, stage=Stage.PLATFORM))
+    for name in settings.roles:
+        build, needs = _work(name, servers)
+        specs.append(
+            RoleSpec(name=name, build=partial(build, resources), needs=needs, tally=resources.board.tally(name))
+        )
+    return specs
+
+
+def _work(name: str, servers: Servers) -> tuple[Callable[[Resources], Role], tuple[str, ...]]:
+    """A role by its name, and what it needs. It is imported here, so that a container loads only what it runs."""
+    match name:
+        case "api":
+            from roles.api.role import ApiRole
+
+            return ApiRole, ()  # without its database it answers all the same, with 503
+        case "consume":
+            from roles.consume.role import ConsumeRole
+
+            return ConsumeRole, ("database", "rabbitmq") if servers.rabbitmq else ("database",)
+        case _:
+            from roles.schedule.role import ScheduleRole
+
+            return ScheduleRole, ("database",)
+
+
+async def _serve_reloading(settings: Settings) -> int:
+    """Keeps the embedded servers running, and the application beside them in a process that it restarts."""
+    from roles.reload.role import ReloadRole
+
+    configure(choose_mode(settings.console, sys.stdout), settings.log.level)
+    servers = Servers(settings, broker="consume" in settings.roles)
+    command = [sys.executable, *(argument for argument in sys.argv if argument != "--reload"), "--migrate"]
+    specs = [
+        *servers.specs(),
+        RoleSpec(
+            name="reload",
+            build=partial(ReloadRole, command, environment=servers.environment()),
+            needs=tuple(spec.name for spec in servers.specs()),
+        ),
+    ]
+    stop = anyio.Event()
+    supervisor = Supervisor(policy=settings.supervisor, clock=SystemClock(), emit=log_event)
+    with draining_on_signals(stop):
+        await supervisor.run(specs, stop=stop)
+    return 0
+
+
+async def _migrate(settings: Settings) -> int:
+    configure("plain", settings.log.level)
+    async with running_database(settings) as url:
+        await upgrade(url)
+    typer.echo(f"the database's schema is at {head()}")
+    return 0
+
+
+async def _check(settings: Settings) -> int:
+    """Prints a line per finding: `ok` or `bad`, what was looked at, and what was found."""
+    from roles.consume.declarations import validate as validate_consumers
+    from roles.consume.handlers import CONSUMERS
+    from roles.schedule.declarations import validate as validate_jobs
+    from roles.schedule.jobs import JOBS
+
+    configure("plain", "error")
+    findings = [
+        *await _findings("consumers", f"{len(CONSUMERS)} declared", lambda: validate_consumers(CONSUMERS, settings)),
+        *await _findings("jobs", f"{len(JOBS)} declared", lambda: validate_jobs(JOBS)),
+        *await _findings("database", "reachable, its schema is at head", partial(_check_database, settings)),
+    ]
+    for name, broker in settings.amqp.items():
+        findings += await _findings(f"amqp.{name}", "reachable", partial(_check_broker, name, broker))
+    for good, subject, text in findings:
+        typer.echo(f"{'ok ' if good else 'bad'}  {subject}: {text}")
+    return 0 if all(good for good, _, _ in findings) else 2
+
+
+async def _findings(
+    subject: str, found: str, look: Callable[[], str | Awaitable[str | None] | None]
+) -> list[tuple[bool, str, str]]:
+    """One finding if `look` comes back (what it says, else `found`), or one for each line of its error."""
+    try:
+        said = look()
+        text = await said if isinstance(said, Awaitable) else said
+    except (ConfigurationError, DependencyUnavailable) as error:
+        return [(False, subject, line) for line in str(error).splitlines()]
+    return [(True, subject, text or found)]
+
+
+async def _check_database(settings: Settings) -> str | None:
+    url = settings.database.url.get_secret_value()
+    if url == EMBEDDED:
+        return "embedded: it is started and migrated with the application"
+    async with create_pool(url, settings.database) as pool:
+        current_pool.set(pool)
+        if problem := await behind():
+            raise ConfigurationError(problem)
+    return None
+
+
+async def _check_broker(name: str, settings: Amqp) -> str | None:
+    from roles.amqp import Broker
+
+    url = settings.url.get_secret_value()
+    if url == EMBEDDED:
+        return "embedded: it is started with the application"
+    broker = Broker(name, url, settings)
+    try:
+        await broker.channel("publish")
+    finally:
+        await broker.aclose()
+    return None
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ group without an error, so it is turned into an ordinary exception wherever a li
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+
+import anyio
 
 
 class StrayCancellation(Exception):
@@ -29,3 +31,27 @@ def stray_cancellation_as(error: type[Exception] = StrayCancellation, message: s
         if task is None or task.cancelling():
             raise
         raise error(message or "a library cancelled a call that nobody had cancelled") from stray
+
+
+async def isolated(call: Callable[[], Awaitable[None]]) -> None:
+    """Awaits `call` in a task of its own, so that no trace of a cancellation inside it is left on the caller's.
+
+    On Python 3.11 an `asyncio.TaskGroup` whose child fails cancels the task that waits for it, and leaves it
+    counted as cancelled. The next of anyio's scopes that such a task leaves takes that for a cancellation of all
+    that is around it.
+    """
+    failure: BaseException = StrayCancellation("a library cancelled a task that nobody had cancelled")
+    done = False
+
+    async def run() -> None:
+        nonlocal failure, done
+        try:
+            await call()
+            done = True
+        except Exception as error:  # noqa: BLE001 - raised below, where no group can wrap it
+            failure = error
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+    if not done:
+        raise failure

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 from anyio.abc import TaskStatus
 
-from roles.cancellation import stray_cancellation_as
+from roles.cancellation import isolated
 from roles.clock import Clock
 from roles.events import Failure, ReceiptLine
 from roles.role import RoleSpec, RoleStatus, State
@@ -64,8 +65,7 @@ class Started(TaskStatus[None]):
 
 async def outcome(child: Child, task_status: TaskStatus[None]) -> Exception | None:
     try:
-        with stray_cancellation_as():
-            await child.spec.build().run(task_status=task_status, stop=child.stop)
+        await isolated(partial(child.spec.build().run, task_status=task_status, stop=child.stop))
     except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this role alone
         return error
     return None

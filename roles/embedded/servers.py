@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 
+import anyio
+
+from roles.embedded.claim import is_claimed_elsewhere
 from roles.embedded.postgres import Postgres
 from roles.embedded.rabbitmq import RabbitMQ
 from roles.role import RoleSpec, Stage
@@ -31,8 +36,22 @@ class Servers:
             name: self.rabbitmq.url if self.rabbitmq and url == EMBEDDED else url for name, url in brokers.items()
         }
 
+    def places(self) -> dict[str, str]:
+        """What a person needs to look into the embedded ones: how to open a session, the management page, its login."""
+        found = {"psql": self.postgres.psql_line} if self.postgres else {}
+        if self.rabbitmq:
+            login = f"{self.rabbitmq.user} / {self.rabbitmq.password}"
+            found |= {"management": self.rabbitmq.management_url, "login": login}
+        return found
+
+    def environment(self) -> dict[str, str]:
+        """The URLs as settings for another process that is to use these servers."""
+        brokers = {f"APP_AMQP__{name.upper()}__URL": url for name, url in self.amqp_urls.items()}
+        return {"APP_DATABASE__URL": self.database_url, **brokers}
+
     def specs(self) -> list[RoleSpec]:
         """The servers as roles, named `postgres` and `rabbitmq`."""
+        # A restart gets the same objects: they hold nothing but where things are, and that must not change.
         postgres, rabbitmq = self.postgres, self.rabbitmq
         spec = partial(RoleSpec, stage=Stage.PLATFORM, start_timeout=START_TIMEOUT)
         specs = []
@@ -41,3 +60,22 @@ class Servers:
         if rabbitmq:
             specs.append(spec(name="rabbitmq", build=lambda: rabbitmq))
         return specs
+
+
+@asynccontextmanager
+async def running_database(settings: Settings) -> AsyncIterator[str]:
+    """The URL of the database; an embedded server that no process runs is run for as long as the block lasts."""
+    url = settings.database.url.get_secret_value()
+    if url != EMBEDDED:
+        yield url
+        return
+    postgres = Postgres(settings.embedded.directory)
+    data = settings.embedded.directory / "postgres"
+    if data.exists() and is_claimed_elsewhere(data):
+        yield postgres.url
+        return
+    stop = anyio.Event()
+    async with anyio.create_task_group() as group:
+        await group.start(partial(postgres.run, stop=stop))
+        yield postgres.url
+        stop.set()

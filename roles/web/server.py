@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from socket import socket
 
 import anyio
@@ -12,7 +13,7 @@ from hypercorn.asyncio import serve as serve_with_hypercorn
 from hypercorn.config import Config, Sockets
 from hypercorn.typing import ASGIFramework
 
-from roles.cancellation import stray_cancellation_as
+from roles.cancellation import isolated
 from roles.tally import Tally
 from roles.web.gate import Gate
 from roles.web.listener import BACKLOG
@@ -90,10 +91,10 @@ async def serve(
     config.backlog = BACKLOG
     config.keep_alive_timeout = keep_alive_timeout.total_seconds()
     config.graceful_timeout = NO_LIMIT
-    with listener, stray_cancellation_as(message="Hypercorn ended with a cancellation of its own"):
+    with listener:
         async with anyio.create_task_group() as tasks:
             # Cancelling Hypercorn cuts its connections off mid-sentence: it is asked to end, in either case.
             with anyio.CancelScope(shield=True) as hypercorn:
                 tasks.start_soon(drain)
-                await serve_with_hypercorn(gate, config, shutdown_trigger=closing.wait)
+                await isolated(partial(serve_with_hypercorn, gate, config, shutdown_trigger=closing.wait))
             tasks.cancel_scope.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import TypeVar
 
@@ -63,6 +63,13 @@ class Scripted:
             lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             lost.cancel()
             await lost
+        if line == "marked as cancelled":  # what asyncio's TaskGroup leaves behind on Python 3.11
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await anyio.sleep(0)
+            raise RuntimeError("marked")
         await stop.wait()
         self.log.append("asked")
         if line == "hang":
@@ -128,7 +135,8 @@ async def test_roles_start_together_and_stop_when_asked() -> None:
         (ExceptionGroup("", [DependencyUnavailable("a"), DependencyUnavailable("b")]), Failure.UNAVAILABLE, "a; b"),
         (ExceptionGroup("", [DependencyUnavailable("a"), KeyError("b")]), Failure.BUG, "a; KeyError: 'b'"),
         ("return", Failure.BUG, "returned although nobody had asked it to stop"),
-        ("stray", Failure.BUG, "StrayCancellation: a library cancelled a call that nobody had cancelled"),
+        ("stray", Failure.BUG, "StrayCancellation: a library cancelled a task that nobody had cancelled"),
+        ("marked as cancelled", Failure.BUG, "RuntimeError: marked"),
     ],
 )
 async def test_whatever_ends_a_role_restarts_it_alone(script: str | Exception, failure: Failure, text: str) -> None:

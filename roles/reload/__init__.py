@@ -1,0 +1,1 @@
+"""`--reload`: restarts the application when its source changes. For development."""
