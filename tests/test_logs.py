@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -180,6 +180,15 @@ def test_a_record_that_cannot_be_written_is_told_of_and_harms_nobody(stream: io.
     assert "cannot be shown" in stream.getvalue()
 
 
+class Unraisable:
+    """The hook's argument, which only the interpreter can make."""
+
+    object = "its finalizer"
+
+    def __init__(self, error: BaseException) -> None:
+        self.exc_value = error
+
+
 def test_warnings_and_uncaught_exceptions_are_records(stream: io.StringIO) -> None:
     configure("json", stream=stream)
 
@@ -187,10 +196,12 @@ def test_warnings_and_uncaught_exceptions_are_records(stream: io.StringIO) -> No
         warnings.simplefilter("always")
         warnings.showwarning("old", DeprecationWarning, "their.py", 7)
     sys.excepthook(ValueError, ValueError("a bug"), None)
+    sys.unraisablehook(cast("Any", Unraisable(ValueError("in a finalizer"))))
 
-    warning, uncaught = records(stream)
+    warning, uncaught, ignored = records(stream)
     assert (warning["category"], warning["message"], warning["source"]) == ("DeprecationWarning", "old", "their.py:7")
     assert (uncaught["level"], uncaught["exception"]) == ("critical", "ValueError: a bug")
+    assert (ignored["source"], ignored["exception"]) == ("'its finalizer'", "ValueError: in a finalizer")
 
 
 def test_only_the_chosen_level_and_above_is_written(stream: io.StringIO) -> None:
@@ -408,5 +419,30 @@ def test_the_outlet_keeps_no_more_than_its_limit() -> None:
             outlet.flush()
         while outlet.take_lost() == 0:
             os.read(reader, 65_536)
+            outlet.flush()
+    os.close(reader)
+
+
+def test_the_outlet_drops_all_once_its_reader_is_gone() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        outlet = Outlet(stream)
+        outlet.write("one\n")
+        assert os.read(reader, 10) == b"one\n"
+        os.close(reader)
+        outlet.write("two\n")
+        outlet.write("three\n")
+        stream.write("what others write fails no more")
+
+
+def test_the_outlet_leaves_to_later_what_a_non_blocking_pipe_does_not_take() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with os.fdopen(writer, "w") as stream:
+        outlet = Outlet(stream)
+        outlet.write("x" * 300_000)
+        received = 0
+        while received < 300_000:
+            received += len(os.read(reader, 65_536))
             outlet.flush()
     os.close(reader)

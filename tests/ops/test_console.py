@@ -14,15 +14,19 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import anyio
 import pytest
 from rich.console import Console, RenderableType
 
+from db.pool import create_pool
 from docs.console_picture import STATUS
 from roles.events import DrainFinished, DrainStarted, ReceiptLine
 from roles.ops.console import Places, banner, places, receipt, render, short
-from roles.ops.panel import Rates, announce, listener
+from roles.ops.panel import PanelRole, Rates, announce, listener
+from roles.resources import Resources
 from schema.settings import Address, Api, Ops, Settings
 from schema.status import Counts
+from tests.ops.support import role
 
 ROOT = Path(__file__).parents[2]
 RATES = {"api": 212.4}
@@ -41,8 +45,7 @@ def test_the_panel_tells_the_essentials_at_every_width(width: int) -> None:
 
     assert max(map(len, lines)) <= width
     rows = {words[1]: words for text in lines if len(words := text.split()) > 2}
-    for role in STATUS.roles:
-        assert role.name in rows
+    assert {each.name for each in STATUS.roles} <= rows.keys()
     assert rows["api"][3:7] == ["running", "3m12s", "212.4", "6"]
     assert rows["example.main"][2:] == ["RabbitMQ:", "connection", "lost", "│"]
     assert rows["next"][2:4] == ["rename_students", "12s"]
@@ -57,8 +60,8 @@ def test_a_wider_terminal_shows_more(width: int, columns: int) -> None:
 
 
 def test_the_panel_survives_a_terminal_of_twenty_columns_and_odd_texts() -> None:
-    role = STATUS.roles[0].model_copy(update={"state": "failed", "last_error": "[bold]no[/markup]\nof ours"})
-    odd = STATUS.model_copy(update={"roles": [role], "draining": True})
+    failed = STATUS.roles[0].model_copy(update={"state": "failed", "last_error": "[bold]no[/markup]\nof ours"})
+    odd = STATUS.model_copy(update={"roles": [failed], "draining": True})
     assert drawn(render(odd, rates={}, width=20), 20)
     assert any("[bold]no[/markup] of ours" in text for text in drawn(render(odd, rates={}, width=80), 80))
 
@@ -75,10 +78,10 @@ def test_rates_are_those_of_the_last_seconds() -> None:
     rates = Rates()
 
     def observe(uptime: float, done: int) -> float | None:
-        role = STATUS.roles[3].model_copy(
+        done_so_far = STATUS.roles[3].model_copy(
             update={"counts": Counts(taken=done, in_flight=0, finished=done, failed=0, given_back=0)}
         )
-        return rates.observe(STATUS.model_copy(update={"uptime": uptime, "roles": [role]})).get(role.name)
+        return rates.observe(STATUS.model_copy(update={"uptime": uptime, "roles": [done_so_far]})).get("api")
 
     assert observe(0, 1000) is None
     assert observe(1, 1100) == 100
@@ -155,6 +158,26 @@ def test_with_a_console_the_banner_is_printed() -> None:
     with console.capture() as capture:
         announce(console, Places(ops="http://127.0.0.1:1"))
     assert "http://127.0.0.1:1" in capture.get()
+
+
+@pytest.mark.anyio
+async def test_the_panel_role_draws_until_it_is_asked_to_stop() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, force_interactive=True, width=80, color_system=None)
+    settings = Settings()
+    pool = create_pool("postgresql://127.0.0.1:1/none", settings.database)
+    resources = Resources(settings=settings, pool=pool, amqp_urls={})
+    roles = [role("first")]
+    panel = PanelRole(resources, console=console, snapshot=lambda: tuple(roles), draining=lambda: False)
+    stop = anyio.Event()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            await group.start(lambda *, task_status: panel.run(task_status=task_status, stop=stop))
+            roles.append(role("second"))
+            while "second" not in screen.getvalue():  # noqa: ASYNC110 - there is no event for a picture
+                await anyio.sleep(0.01)
+            stop.set()
+    assert "first" in screen.getvalue()
 
 
 ON_A_TERMINAL = """

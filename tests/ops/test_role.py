@@ -95,6 +95,11 @@ async def test_a_database_that_is_away_is_a_reason_within_the_probes_time() -> N
     assert "ops.probe_timeout = 300ms" in reasons["database"]
 
 
+async def test_a_pool_that_is_closed_is_a_reason(healthy: Process) -> None:
+    await healthy.resources.pool.close()
+    assert list(await healthy.reasons()) == ["database"]
+
+
 async def test_a_database_that_accepts_and_says_nothing_does_not_hang_any_probe() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"postgresql://nobody@127.0.0.1:{mute.getsockname()[1]}/none"
