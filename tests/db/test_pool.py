@@ -148,7 +148,7 @@ async def idle_pool(pool: Pool) -> Pool:
 async def test_connections_that_died_while_idle_cost_no_error(idle_pool: Pool, database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as admin:
         killed = admin.execute(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         ).fetchone()
     assert killed == (2,)
