@@ -145,7 +145,7 @@ async def _serve(settings: Settings) -> int:
         if isinstance(event, RoleStarted) and event.role in starting:
             starting.remove(event.role)
             if not starting:
-                announce(console, places(settings, **servers.places()))
+                announce(console, places(resources.board.addresses, debug=settings.debug, **servers.places()))
 
     supervisor = Supervisor(policy=settings.supervisor, clock=resources.clock, emit=emit)
     specs = _specs(resources, servers, supervisor, console)

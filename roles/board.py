@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from roles.tally import Tally
+from schema.settings import Address
 
 
 @dataclass(slots=True)
@@ -53,6 +54,9 @@ class Board:
     """By queue."""
     jobs: dict[str, JobStatus] = field(default_factory=dict)
     """By job name."""
+
+    addresses: dict[str, Address] = field(default_factory=dict)
+    """Where the roles that serve HTTP listen; with port 0 in the settings, the port that they got."""
 
     def tally(self, role: str) -> Tally:
         """The role's counters, made at the first call."""

@@ -8,6 +8,7 @@ from functools import partial
 
 import anyio
 from anyio.abc import TaskStatus
+from structlog.contextvars import bound_contextvars
 
 from roles.cancellation import isolated
 from roles.clock import Clock
@@ -65,7 +66,8 @@ class Started(TaskStatus[None]):
 
 async def outcome(child: Child, task_status: TaskStatus[None]) -> Exception | None:
     try:
-        await isolated(partial(child.spec.build().run, task_status=task_status, stop=child.stop))
+        with bound_contextvars(role=child.spec.name):
+            await isolated(partial(child.spec.build().run, task_status=task_status, stop=child.stop))
     except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this role alone
         return error
     return None

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,8 +15,6 @@ import anyio
 
 HARD_EXIT_DELAY = timedelta(seconds=0.8)
 """After the drain's deadline: by then even the cancelled roles have had their time to end."""
-
-_SHOW_CURSOR = "\x1b[?25h"
 
 
 @contextmanager
@@ -58,7 +55,4 @@ def _exit_now(reason: str) -> None:
     logging.getLogger(__name__).error(reason)
     for handler in logging.getLogger().handlers:
         handler.flush()
-    if sys.stdout.isatty():
-        sys.stdout.write(_SHOW_CURSOR)
-        sys.stdout.flush()
     os._exit(1)

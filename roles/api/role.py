@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import anyio
-import structlog
 from anyio.abc import TaskStatus
 
 from roles.api.app import create_app
 from roles.resources import Resources
 from roles.web.listener import address_of, listen
 from roles.web.server import serve
-from schema.settings import Address
-
-log = structlog.get_logger(__name__)
 
 
 class ApiRole:
@@ -20,16 +16,13 @@ class ApiRole:
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        self.address: Address | None = None
-        """Where it listens, once it does: with port 0 in `api.bind`, the port that it got."""
 
     async def run(self, *, task_status: TaskStatus[None], stop: anyio.Event) -> None:
         """See `roles.role.Role`."""
         settings = self._resources.settings
         app = create_app(settings)
         listener = listen(settings.api.bind, setting="api.bind")
-        self.address = address_of(listener)
-        log.info("api listening", url=f"http://{self.address}")
+        self._resources.board.addresses["api"] = address_of(listener)
         await serve(
             app,
             listener,

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from roles.events import DrainFinished
-from schema.settings import Address, Settings
+from schema.settings import Address
 from schema.status import RoleReport, Status
 
 WIDEST = 110
@@ -72,15 +72,26 @@ class Places:
 
 
 def places(
-    settings: Settings, *, psql: str | None = None, management: str | None = None, login: str | None = None
+    addresses: Mapping[str, Address],
+    *,
+    debug: bool,
+    psql: str | None = None,
+    management: str | None = None,
+    login: str | None = None,
 ) -> Places:
-    """What runs where according to the settings; what is embedded says for itself where it is."""
-    api = _url(settings.api.bind) if "api" in settings.roles else None
+    """What runs where.
+
+    Params:
+        addresses: where the roles `ops` and, if it runs, `api` listen.
+        debug: whether the API shows its documentation.
+        psql: and the rest: what is embedded says for itself where it is.
+    """
+    api = _url(addresses["api"]) if "api" in addresses else None
     body = """-H 'content-type: application/json' -d '{"name": "Ada Lovelace"}'"""
     return Places(
         api=api,
-        docs=f"{api}/docs" if api and settings.debug else None,
-        ops=f"{_url(settings.ops.bind)}/status",
+        docs=f"{api}/docs" if api and debug else None,
+        ops=f"{_url(addresses['ops'])}/status",
         psql=psql,
         management=management,
         login=login,

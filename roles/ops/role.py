@@ -6,6 +6,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 import anyio
+import structlog
 from anyio.abc import TaskStatus
 
 from db.schema_version import behind
@@ -15,9 +16,11 @@ from roles.ops.status import status
 from roles.resources import Resources
 from roles.role import RoleStatus
 from roles.tally import Tally
-from roles.web.listener import listen
+from roles.web.listener import address_of, listen
 from roles.web.server import serve
 from schema.status import Liveness, Readiness, Status
+
+log = structlog.get_logger(__name__)
 
 
 class OpsRole:
@@ -43,6 +46,8 @@ class OpsRole:
             ConfigurationError: the address of `ops.bind` cannot be had.
         """
         listener = listen(self._resources.settings.ops.bind, setting="ops.bind")
+        self._resources.board.addresses["ops"] = address_of(listener)
+        log.info("ops listening", url=f"http://{self._resources.board.addresses['ops']}")
         app = OpsApp({"/health/live": self._live, "/health/ready": self._ready, "/status": self._status})
         await serve(app, listener, stop=stop, tally=Tally(), started=task_status.started, log_requests=False)
 

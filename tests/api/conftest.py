@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -73,8 +73,8 @@ async def running_api(pool: Pool, settings: Settings) -> AsyncIterator[RunningAp
     async with anyio.create_task_group() as tasks:
         with anyio.fail_after(10):
             await tasks.start(partial(role.run, stop=stop))
-        assert role.address
-        host, port = role.address.host, role.address.port
+        address = resources.board.addresses["api"]
+        host, port = address.host, address.port
         async with httpx.AsyncClient(base_url=f"http://{host}:{port}", trust_env=False, timeout=10) as http:
             yield RunningApi(http, host, port, stop, resources.board.tally("api"))
         stop.set()

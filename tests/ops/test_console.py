@@ -24,7 +24,7 @@ from roles.events import DrainFinished, DrainStarted, ReceiptLine
 from roles.ops.console import Places, banner, places, receipt, render, short
 from roles.ops.panel import PanelRole, Rates, announce, listener
 from roles.resources import Resources
-from schema.settings import Address, Api, Ops, Settings
+from schema.settings import Address, Settings
 from schema.status import Counts
 from tests.ops.support import role
 
@@ -91,8 +91,13 @@ def test_rates_are_those_of_the_last_seconds() -> None:
 
 
 def test_the_banner_names_every_place_and_keeps_each_on_a_line() -> None:
-    settings = Settings(debug=True, api=Api(bind=Address("0.0.0.0:8090")), ops=Ops(bind=Address("[::1]:8091")))
-    everything = places(settings, psql="psql -h /run app", management="http://127.0.0.1:15672/", login="me / secret")
+    everything = places(
+        {"api": Address("0.0.0.0:8090"), "ops": Address("[::1]:8091")},
+        debug=True,
+        psql="psql -h /run app",
+        management="http://127.0.0.1:15672/",
+        login="me / secret",
+    )
 
     lines = dict(text.strip().split(maxsplit=1) for text in drawn(banner(everything), 40, soft_wrap=True) if text)
 
@@ -106,7 +111,7 @@ def test_the_banner_names_every_place_and_keeps_each_on_a_line() -> None:
 
 
 def test_the_banner_names_only_what_runs() -> None:
-    lines = drawn(banner(places(Settings(roles=("consume",)))), 80)
+    lines = drawn(banner(places({"ops": Address("127.0.0.1:8091")}, debug=False)), 80)
     assert [text.split()[0] for text in lines if text] == ["ops"]
 
 
