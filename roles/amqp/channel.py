@@ -13,14 +13,22 @@ import anyio
 from aiormq.abc import DeliveredMessage
 
 from roles.amqp.connection import Connection
-from roles.amqp.errors import BrokerUnavailable, refused_declaration, refused_publication, said, unavailable
+from roles.amqp.errors import (
+    BrokerUnavailable,
+    MessageRefused,
+    refused_declaration,
+    refused_publication,
+    said,
+    unavailable,
+)
 from roles.amqp.properties import Properties
 from roles.amqp.transport import Published, unseal
-from roles.cancellation import stray_cancellation_as
 
 T = TypeVar("T")
 
 PERSISTENT = b"\x02"
+_HEADER_FRAME_OVERHEAD = 12
+"""Bytes in a content header before the properties."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,12 @@ class Channel:
         return cls(connection, cast("aiormq.Channel", raw))
 
     @property
+    def _open(self) -> aiormq.Channel:
+        if self.lost.is_set() or self._connection.lost.is_set():
+            raise BrokerUnavailable(self.reason)
+        return self._raw
+
+    @property
     def reason(self) -> str:
         """Why it was lost."""
         reason = self._connection.reason if self._connection.lost.is_set() else self._reason
@@ -75,15 +89,15 @@ class Channel:
             TopologyMismatch: it exists with other arguments, or the broker knows no such argument.
             BrokerUnavailable: see there.
         """
-        await self._declare("queue.declare", self._raw.queue_declare(name, durable=True, arguments=dict(arguments)))
+        await self._declare("queue.declare", self._open.queue_declare(name, durable=True, arguments=dict(arguments)))
 
     async def declare_exchange(self, name: str, kind: str) -> None:
         """Declares a durable exchange. Raises as `declare_queue`."""
-        await self._declare("exchange.declare", self._raw.exchange_declare(name, exchange_type=kind, durable=True))
+        await self._declare("exchange.declare", self._open.exchange_declare(name, exchange_type=kind, durable=True))
 
     async def bind(self, queue: str, *, exchange: str, routing_key: str) -> None:
         """Binds a queue to an exchange. Raises as `declare_queue`."""
-        await self._declare("queue.bind", self._raw.queue_bind(queue, exchange, routing_key))
+        await self._declare("queue.bind", self._open.queue_bind(queue, exchange, routing_key))
 
     async def consume(self, queue: str, *, prefetch: int, deliver: Callable[[Delivery], None]) -> None:
         """Subscribes; `deliver` is called with each message and must return at once.
@@ -98,8 +112,8 @@ class Channel:
         async def on_message(message: DeliveredMessage) -> None:
             deliver(self._delivery(message))
 
-        await self._call("basic.qos", self._raw.basic_qos(prefetch_count=prefetch))
-        answer = await self._call("basic.consume", self._raw.basic_consume(queue, on_message))
+        await self._call("basic.qos", self._open.basic_qos(prefetch_count=prefetch))
+        answer = await self._call("basic.consume", self._open.basic_consume(queue, on_message))
         self._tag = answer.consumer_tag
 
     async def cancel(self) -> None:
@@ -109,7 +123,7 @@ class Channel:
             BrokerUnavailable: the channel is lost, so the subscription has ended as well.
         """
         if self._tag is not None:
-            await self._call("basic.cancel", self._raw.basic_cancel(self._tag))
+            await self._call("basic.cancel", self._open.basic_cancel(self._tag))
             self._tag = None
 
     async def ack(self, delivery: Delivery) -> None:
@@ -118,11 +132,11 @@ class Channel:
         Raises:
             BrokerUnavailable: it could not be sent; the message will be delivered again.
         """
-        await self._send("basic.ack", self._raw.basic_ack(delivery.tag, wait=False))
+        await self._send("basic.ack", self._open.basic_ack(delivery.tag, wait=False))
 
     async def reject(self, delivery: Delivery) -> None:
         """Has the broker itself dead-letter the message. Raises as `ack`."""
-        await self._send("basic.reject", self._raw.basic_reject(delivery.tag, requeue=False, wait=False))
+        await self._send("basic.reject", self._open.basic_reject(delivery.tag, requeue=False, wait=False))
 
     async def publish(self, body: bytes, properties: Properties, *, exchange: str, routing_key: str) -> None:
         """Publishes a message and returns when the broker has it safe: persistent, mandatory, confirmed.
@@ -139,17 +153,16 @@ class Channel:
         if not properties.fields.get("message_id"):
             changes["message_id"] = uuid4().hex.encode()
         published = Published(properties.with_fields(changes))
-        confirmed = self._raw.basic_publish(
+        if len(published.marshal()) > self._open.max_content_size - _HEADER_FRAME_OVERHEAD:
+            raise MessageRefused("its properties and headers do not fit into a frame")
+        confirmed = self._open.basic_publish(
             body, exchange=exchange, routing_key=routing_key, properties=published, mandatory=True, wait=False
         )
+        broker = self._connection.broker
         try:
             await self._connection.call("basic.publish", confirmed)
-        except BrokerUnavailable:
-            raise
         except Exception as error:
-            raise refused_publication(
-                self._connection.broker, error, exchange=exchange, routing_key=routing_key
-            ) from error
+            raise refused_publication(broker, error, exchange=exchange, routing_key=routing_key) from error
 
     async def aclose(self) -> None:
         """Closes it once the broker has read everything that was sent, acks included; nothing is raised."""
@@ -174,16 +187,12 @@ class Channel:
     async def _declare(self, what: str, action: Awaitable[Any]) -> None:
         try:
             await self._connection.call(what, action)
-        except BrokerUnavailable:
-            raise
         except Exception as error:
             raise refused_declaration(self._connection.broker, error) from error
 
     async def _call(self, what: str, action: Awaitable[T]) -> T:
         try:
             return await self._connection.call(what, action)
-        except BrokerUnavailable:
-            raise
         except Exception as error:
             raise unavailable(self._connection.broker, error) from error
 
@@ -191,10 +200,8 @@ class Channel:
         if self._raw.write_queue.full():  # the writer waits for the network: this call could wait with it
             return await self._call(what, action)
         try:
-            with stray_cancellation_as(BrokerUnavailable, f"broker {self._connection.broker}: lost during {what}"):
+            with self._connection.explaining():
                 await action
-        except BrokerUnavailable:
-            raise
         except Exception as error:
             raise unavailable(self._connection.broker, error) from error
 

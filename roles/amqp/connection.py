@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import aiormq
 import anyio
+import anyio.lowlevel
 from yarl import URL
 
 from roles.amqp.errors import BrokerUnavailable, said, unavailable
@@ -51,34 +53,41 @@ class Connection:
         link = _Link(target, transport_factory=peer)
         where = f"broker {broker} at {target.host}:{target.port}"
         try:
-            with anyio.fail_after(settings.timeout.total_seconds()), stray_cancellation_as(ConnectionError):
-                await link.connect()
+            with anyio.fail_after(settings.timeout.total_seconds()):
+                await _answer(link.connect())
         except TimeoutError:
             peer.cut()
             raise BrokerUnavailable(f"{where}: no answer within {format_duration(settings.timeout)}") from None
         except Exception as error:
-            raise BrokerUnavailable(f"{where}: {said(error)}") from error
+            raise BrokerUnavailable(f"{where}: {peer.last_words or said(error)}") from error
         except BaseException:
             peer.cut()
             raise
         return cls(link, peer, broker=broker, settings=settings)
 
     async def call(self, what: str, action: Awaitable[T]) -> T:
-        """Awaits a call of aiormq's that makes no sense of its errors.
+        """Awaits a call of aiormq's.
 
         Raises:
-            BrokerUnavailable: it was not answered in time, and the connection has been cut.
-            Exception: as aiormq raised it; see `roles.amqp.errors`.
+            BrokerUnavailable: the connection is lost; or the call was not answered in time, and then it is cut.
+            Exception: as aiormq raised it, which `roles.amqp.errors` makes sense of.
         """
         try:
-            with (
-                anyio.fail_after(self._timeout.total_seconds()),
-                stray_cancellation_as(BrokerUnavailable, f"broker {self.broker}: the connection broke during {what}"),
-            ):
-                return await action
+            with anyio.fail_after(self._timeout.total_seconds()), self.explaining():
+                return await _answer(action)
         except TimeoutError:
             self.cut(f"no answer to {what} within {format_duration(self._timeout)}")
             raise BrokerUnavailable(f"broker {self.broker}: {self.reason}") from None
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Has an error that says nothing, because the connection is lost, say why it is lost."""
+        try:
+            yield
+        except Exception as error:
+            if self.lost.is_set() and not isinstance(error, aiormq.AMQPError):
+                raise BrokerUnavailable(f"broker {self.broker}: {self.reason}") from error
+            raise
 
     def cut(self, reason: str) -> None:
         """Closes it without a word, and without waiting."""
@@ -102,3 +111,17 @@ class Connection:
         if not self.lost.is_set():
             self.reason = reason
             self.lost.set()
+
+
+async def _answer(action: Awaitable[T]) -> T:
+    """Awaits a call of aiormq's, and makes sure of what a `CancelledError` means.
+
+    aiormq runs calls in tasks of its own, and raises errors of its own when these are cancelled. anyio does not
+    know them again as what it has asked for, and would let them through the scope that was cancelled.
+    """
+    with stray_cancellation_as():
+        try:
+            return await action
+        except asyncio.CancelledError:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            raise

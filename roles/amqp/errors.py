@@ -18,8 +18,6 @@ _ABOUT_THE_MESSAGE = (
     exceptions.ConnectionSyntaxError,
     exceptions.ConnectionUnexpectedFrame,
 )
-_OURS = (TypeError, ValueError, LookupError)
-"""What aiormq raises when it is called wrongly, and not when a connection breaks."""
 
 
 class BrokerUnavailable(DependencyUnavailable):
@@ -29,6 +27,10 @@ class BrokerUnavailable(DependencyUnavailable):
     the broker, while we run (a password is rotated, a user is imported a moment later), and must not take the
     rest of the process down.
     """
+
+
+_AS_THEY_ARE = (BrokerUnavailable, TypeError, ValueError, LookupError)
+"""The last three are what aiormq raises when it is called wrongly, and never because a connection broke."""
 
 
 class TopologyMismatch(ConfigurationError):
@@ -43,9 +45,9 @@ class MessageRefused(Exception):
     """The broker closed the channel over this message: too large, an impossible property, a foreign user id."""
 
 
-def unavailable(broker: str, error: BaseException) -> Exception:
-    """The error to raise for one that aiormq raised; errors of the caller's own making are returned as they are."""
-    return error if isinstance(error, _OURS) else BrokerUnavailable(f"broker {broker}: {said(error)}")
+def unavailable(broker: str, error: Exception) -> Exception:
+    """The error to raise for one that a call of aiormq's raised; the caller's own are returned as they are."""
+    return error if isinstance(error, _AS_THEY_ARE) else BrokerUnavailable(f"broker {broker}: {said(error)}")
 
 
 def refused_declaration(broker: str, error: Exception) -> Exception:

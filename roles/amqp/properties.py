@@ -125,10 +125,10 @@ class Properties:
         return b"".join([flags.to_bytes(2), *parts])
 
     def _table(self) -> bytes | None:
-        if self._headers is None:
-            return self._encoded_headers
+        if not self._headers:
+            return self._encoded_headers if self._headers is None else self._encoded_headers and b""
         pairs = ((len(name).to_bytes(1), name, value) for name, value in self._headers.items())
-        return b"".join(part for pair in pairs for part in pair) or None
+        return b"".join(part for pair in pairs for part in pair)
 
 
 def _take(data: bytes, offset: int, size: int) -> tuple[bytes, int]:

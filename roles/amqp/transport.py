@@ -19,6 +19,7 @@ from roles.amqp.properties import MalformedProperties, Properties
 
 _HEAD = 7
 _HEADER_FRAME = 2
+_CONNECTION_CLOSE = b"\x00\x0a\x00\x32"
 _FIXED = 12
 """Bytes of a content header before the properties: class, weight, size of the body."""
 _SEAL = ""
@@ -29,13 +30,15 @@ class Socket(TransportFactory):
     """Makes one connection's reader and writer."""
 
     def __init__(self) -> None:
+        self.last_words = ""
+        """What the broker closed the connection with."""
         self._transport: asyncio.WriteTransport | None = None
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
         reader, writer = await factory.create(url, **kwargs)
         self._transport = writer.transport
-        return cast("asyncio.StreamReader", _FrameReader(reader)), writer
+        return cast("asyncio.StreamReader", _FrameReader(reader, self)), writer
 
     def cut(self) -> None:
         """Closes the connection without a word, and without waiting for anything."""
@@ -67,8 +70,9 @@ def unseal(properties: spec.Basic.Properties) -> Properties:
 class _FrameReader:
     """As much of a `StreamReader` as aiormq uses: it reads a frame in pieces, and here gets it from one read."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, socket: Socket) -> None:
         self._reader = reader
+        self._socket = socket
         self._frame = b""
 
     def at_eof(self) -> bool:
@@ -88,7 +92,11 @@ class _FrameReader:
         if head.startswith(b"AMQP"):  # the answer to a protocol that it does not speak
             return head
         rest = await self._reader.readexactly(int.from_bytes(head[3:]) + 1)
-        return _seal(head, rest) if head[0] == _HEADER_FRAME else head + rest
+        if head[0] == _HEADER_FRAME:
+            return _seal(head, rest)
+        if rest.startswith(_CONNECTION_CLOSE):  # aiormq forgets it if it comes while the connection is opened
+            self._socket.last_words = rest[7 : 7 + rest[6]].decode(errors="replace")
+        return head + rest
 
 
 def _seal(head: bytes, rest: bytes) -> bytes:
