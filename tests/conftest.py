@@ -30,7 +30,9 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]
     """A RabbitMQ node for this pytest process; don't stop it: tests that do start their own."""
     node = RabbitMQ(tmp_path_factory.mktemp("services"), source_directory=SOURCES)
     with running(node):
-        yield RabbitServer(node)
+        server = RabbitServer(node)
+        with server.api:
+            yield server
 
 
 @pytest.fixture

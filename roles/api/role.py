@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import anyio
+import structlog
 from anyio.abc import TaskStatus
 
 from roles.api.app import create_app
 from roles.resources import Resources
 from roles.web.listener import address_of, listen
 from roles.web.server import serve
+
+log = structlog.get_logger(__name__)
 
 
 class ApiRole:
@@ -23,6 +26,7 @@ class ApiRole:
         app = create_app(settings)
         listener = listen(settings.api.bind, setting="api.bind")
         self._resources.board.addresses["api"] = address_of(listener)
+        log.info("api listening", url=f"http://{self._resources.board.addresses['api']}")
         await serve(
             app,
             listener,
