@@ -136,12 +136,13 @@ async def _serve(settings: Settings) -> int:
     current_pool.set(pool)
     resources = Resources(settings=settings, pool=pool, amqp_urls=servers.amqp_urls)
     listen = listener(console)
+    limit = settings.supervisor.drain_delay + settings.supervisor.drain_timeout
     starting: set[str] = set()
 
     def emit(event: Event) -> None:
         listen(event)
         if isinstance(event, DrainStarted):
-            exit_after(settings.supervisor.drain_delay + settings.supervisor.drain_timeout)
+            exit_after(limit)
         if isinstance(event, RoleStarted) and event.role in starting:
             starting.remove(event.role)
             if not starting:
@@ -151,7 +152,7 @@ async def _serve(settings: Settings) -> int:
     specs = _specs(resources, servers, supervisor, console)
     starting.update(spec.name for spec in specs)
     stop = anyio.Event()
-    with draining_on_signals(stop), watchdog(emit, settings.supervisor.blocked_loop):
+    with draining_on_signals(stop, limit), watchdog(emit, settings.supervisor.blocked_loop):
         async with open_clients(settings.clients):
             await supervisor.run(specs, stop=stop)
     return 0
@@ -216,7 +217,7 @@ async def _serve_reloading(settings: Settings) -> int:
     ]
     stop = anyio.Event()
     supervisor = Supervisor(policy=settings.supervisor, clock=SystemClock(), emit=log_event)
-    with draining_on_signals(stop):
+    with draining_on_signals(stop, settings.supervisor.drain_delay + settings.supervisor.drain_timeout):
         await supervisor.run(specs, stop=stop)
     return 0
 

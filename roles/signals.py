@@ -18,11 +18,14 @@ HARD_EXIT_DELAY = timedelta(seconds=0.8)
 
 
 @contextmanager
-def draining_on_signals(stop: anyio.Event) -> Iterator[None]:
+def draining_on_signals(stop: anyio.Event, limit: timedelta) -> Iterator[None]:
     """Sets `stop` at the first SIGTERM or SIGINT, and exits with 1 at the second, while the block lasts.
 
-    The handlers are the interpreter's and not the loop's, so that the second signal works in a process whose
-    loop is blocked. Embedded servers end with us: the kernel signals them when their parent dies.
+    The handlers are the interpreter's and not the loop's, so that they work in a process whose loop is blocked.
+    Embedded servers end with us: the kernel signals them when their parent dies.
+
+    Params:
+        limit: what the drain may take, after which the process exits even if its loop is blocked.
     """
     loop = asyncio.get_running_loop()
     received = False
@@ -32,6 +35,7 @@ def draining_on_signals(stop: anyio.Event) -> Iterator[None]:
         if received:
             _exit_now(f"{signal.Signals(number).name} again: exits at once")
         received = True
+        exit_after(limit)
         loop.call_soon_threadsafe(stop.set)
 
     numbers = (signal.SIGTERM, signal.SIGINT)
@@ -47,8 +51,9 @@ def draining_on_signals(stop: anyio.Event) -> Iterator[None]:
 
 
 def exit_after(limit: timedelta) -> None:
-    """Ends the process a little after `limit` if it is still there then, even if its loop is blocked."""
-    signal.setitimer(signal.ITIMER_REAL, (limit + HARD_EXIT_DELAY).total_seconds())
+    """Ends the process a little after `limit`, unless an earlier call has set an earlier end."""
+    if not any(signal.getitimer(signal.ITIMER_REAL)):
+        signal.setitimer(signal.ITIMER_REAL, (limit + HARD_EXIT_DELAY).total_seconds())
 
 
 def _exit_now(reason: str) -> None:
