@@ -95,15 +95,21 @@ def every(
     return _declare(IntervalSchedule(interval), timeout, missed, overlap, name)
 
 
-def validate(jobs: Iterable[Job]) -> None:
+def validate(jobs: Iterable[object]) -> None:
     """Checks the declarations.
 
     Raises:
         ConfigurationError: a line for everything that can never work.
     """
     jobs = tuple(jobs)
-    findings = [f"job {job.name}: {finding}" for job in jobs for finding in _findings(job)]
-    for name, times in Counter(job.name for job in jobs).items():
+    declared = [job for job in jobs if isinstance(job, Job)]
+    findings = [f"job {job.name}: {finding}" for job in declared for finding in _findings(job)]
+    findings += [
+        f"JOBS: {getattr(other, '__name__', other)} is no job: decorate it with @cron or @every"
+        for other in jobs
+        if not isinstance(other, Job)
+    ]
+    for name, times in Counter(job.name for job in declared).items():
         if times > 1:
             findings.append(f"job {name}: declared {times} times: give all but one another name (name='…')")
     if findings:

@@ -19,8 +19,6 @@ connections to the other roles, and each in a task of its own, so that a job tha
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from heapq import heapify, heapreplace
@@ -38,7 +36,7 @@ from roles.board import JobStatus
 from roles.resources import Resources
 from roles.schedule.declarations import Job, validate
 from roles.schedule.jobs import JOBS
-from roles.schedule.tick import Tick
+from roles.schedule.tick import Runner, Tick
 from roles.timers import until
 
 SLICE: Final = timedelta(seconds=1)
@@ -63,10 +61,9 @@ class ScheduleRole:
         self._jobs = jobs
         self._clock = resources.clock
         self._settings = resources.settings.schedule
-        self._tally = resources.board.tally("schedule")
+        self._runner = Runner(clock=self._clock, settings=self._settings, tally=resources.board.tally("schedule"))
         self._board = resources.board.jobs
         self._turns = anyio.CapacityLimiter(self._settings.concurrency)
-        self._host = f"{socket.gethostname()}:{os.getpid()}"
         for job in jobs:
             self._board.setdefault(job.name, JobStatus(job.name, str(job.schedule)))
 
@@ -128,26 +125,15 @@ class ScheduleRole:
                     await self._clock.sleep(LOOK_AGAIN.total_seconds())
 
     async def _settled(self, tick: Tick) -> bool:
-        """Attempts a tick; whether it is in the book now, or has to give way to the next."""
-        if not self._is_in_hand(tick) and tick.job.schedule.next_due(tick.scheduled_at) <= self._clock.now():
-            log.warning("tick missed", reason="it could not be run before the next one came due")
-            return True
+        """Attempts a tick; whether nothing more is to be done for it here."""
         try:
-            run = await tick.attempt(
-                limit=tick.job.limit(self._settings.timeout), clock=self._clock, tally=self._tally, host=self._host
-            )
+            settled = await self._runner.attempt(tick)
         except DatabaseUnavailable as error:
             log.warning("tick waits for the database", error=str(error))
             return False
-        if run is None:
-            return False
-        self._report(run)
-        return True
-
-    def _is_in_hand(self, tick: Tick) -> bool:
-        """Whether it was seen running a short while ago: what came due since then was skipped on its account."""
-        grace = self._settings.grace.total_seconds()
-        return tick.seen_running is not None and self._clock.monotonic() < tick.seen_running + grace
+        if tick.run is not None:
+            self._report(tick.run)
+        return settled
 
     def _report(self, run: CronRun) -> None:
         status = self._board[run.job]

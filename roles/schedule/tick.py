@@ -3,6 +3,7 @@
 ```
 BEGIN
   lock of the tick      another has it: leave it to that one, and look again later
+  is it still the time? the next tick has come due meanwhile: give way to it
   insert into cron_run  it is there already: nothing to do
   lock of the job       an earlier run still goes on: the outcome is "skipped"
   SAVEPOINT
@@ -22,6 +23,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -36,6 +39,7 @@ from roles.failures import describe
 from roles.schedule.declarations import Job
 from roles.tally import Tally
 from schema.duration import format_duration
+from schema.settings import Schedule
 
 IDLE_MARGIN = timedelta(seconds=10)
 """How much longer than a run may take the server waits for it between two statements."""
@@ -58,47 +62,70 @@ class Tick:
     scheduled_at: datetime
     seen_running: float | None = None
     """When (by the monotonic clock) a run of it was last known to go on, here or elsewhere; None if never."""
+    run: CronRun | None = None
+    """Its row in the book, once it is there."""
 
-    async def attempt(self, *, limit: timedelta, clock: Clock, tally: Tally, host: str) -> CronRun | None:
-        """Runs it, unless somebody has; returns its row in the book, or None if somebody else is at it.
 
-        Params:
-            limit: how long the job may take.
-            tally: counts the run, if there is one: given back, if it neither finished nor failed.
-            host: who we are, for the book.
+class Runner:
+    """Attempts ticks.
+
+    Params:
+        tally: counts the runs; one that neither finished nor failed was given back.
+    """
+
+    def __init__(self, *, clock: Clock, settings: Schedule, tally: Tally) -> None:
+        self._clock = clock
+        self._settings = settings
+        self._tally = tally
+        self._host = f"{socket.gethostname()}:{os.getpid()}"
+
+    async def attempt(self, tick: Tick) -> bool:
+        """Runs the tick, unless somebody has; whether nothing more is to be done for it here.
 
         Raises:
             DatabaseUnavailable: the database is away, or went away; then the run left nothing behind.
         """
-        name, at = self.job.name, self.scheduled_at
+        job, at = tick.job, tick.scheduled_at
         running = False
         error: str | None = None
         try:
             async with unit_of_work() as work:
-                if not await cron_runs.lock_tick(work.connection, name, at):
-                    self.seen_running = clock.monotonic()
-                    return None
-                if not await cron_runs.claim(work.connection, name, at, started_at=clock.now(), host=host):
-                    return await cron_runs.get(work.connection, name, at)
-                if await cron_runs.lock_job(work.connection, name):
+                if not await cron_runs.lock_tick(work.connection, job.name, at):
+                    tick.seen_running = self._clock.monotonic()
+                    return False
+                started_at = self._clock.now()
+                if self._gives_way(tick, started_at):
+                    log.warning("tick missed", reason="it could not be run before the next one came due")
+                    return True
+                if not await cron_runs.claim(work.connection, job.name, at, started_at=started_at, host=self._host):
+                    tick.run = await cron_runs.get(work.connection, job.name, at)
+                    return True
+                if await cron_runs.lock_job(work.connection, job.name):
                     running = True
-                    tally.taken += 1
-                    error = await _run(self.job, work, limit)
+                    self._tally.taken += 1
+                    error = await _run(job, work, job.limit(self._settings.timeout))
                     status = RunStatus.FAILED if error else RunStatus.FINISHED
                 else:
                     error, status = OVERLAP, RunStatus.SKIPPED
                 run = await cron_runs.settle(
-                    work.connection, name, at, status=status, finished_at=clock.now(), error=error
+                    work.connection, job.name, at, status=status, finished_at=self._clock.now(), error=error
                 )
         except BaseException:
             if running:
-                self.seen_running = clock.monotonic()
-                tally.given_back += 1
+                tick.seen_running = self._clock.monotonic()
+                self._tally.given_back += 1
             raise
-        tally.finished += status is RunStatus.FINISHED
-        tally.failed += status is RunStatus.FAILED
+        self._tally.finished += status is RunStatus.FINISHED
+        self._tally.failed += status is RunStatus.FAILED
+        tick.run = run
         log.log(_LEVELS[status], "tick ended", status=status.value, seconds=run.seconds, error=error)
-        return run
+        return True
+
+    def _gives_way(self, tick: Tick, now: datetime) -> bool:
+        """Whether the next tick has come due, and it was not on account of this one that it was skipped."""
+        grace = self._settings.grace.total_seconds()
+        in_hand = tick.seen_running is not None and self._clock.monotonic() < tick.seen_running + grace
+        return not in_hand and tick.job.schedule.next_due(tick.scheduled_at) <= now
 
 
 async def _run(job: Job, work: Work, limit: timedelta) -> str | None:
