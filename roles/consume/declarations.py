@@ -186,6 +186,10 @@ def _conflicts(consumers: Sequence[Consumer[Any]]) -> Iterator[str]:
     for queue, count in Counter(each.queue for each in consumers).items():
         if count > 1:
             yield f"consumer {queue}: declared {count} times; one queue has one consumer"
+    for each in consumers:
+        for other in consumers:
+            if other.queue == parked_queue(each.queue) or other.queue.startswith(f"{each.queue}.retry."):
+                yield f"consumer {other.queue}: the name is one that consumer {each.queue} has for a queue of its own"
     types: dict[tuple[str, str], str] = {}
     for each in consumers:
         if each.exchange:
@@ -203,4 +207,6 @@ def _hint(value: str, known: Sequence[str]) -> str:
 
 
 def _name(value: object) -> str:
-    return getattr(value, "__qualname__", None) or ("nothing" if value is None else repr(value))
+    if value is None:
+        return "nothing"
+    return value.__qualname__ if inspect.isclass(value) or inspect.isfunction(value) else repr(value)

@@ -1,0 +1,164 @@
+"""Ways for a handler to fail that are not a plain exception, and what stays of its transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+import structlog
+
+from db import students
+from db.pool import Work
+from schema.students import NewStudent
+from tests.amqp.support import eventually
+from tests.consume.support import Calls, Note, Producer, consuming, milliseconds
+
+pytestmark = pytest.mark.anyio
+
+
+async def names(database_url: str) -> list[str]:
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        rows = await (await connection.execute("SELECT name FROM student ORDER BY id")).fetchall()
+    return [row[0] for row in rows]
+
+
+async def test_a_message_is_one_transaction(producer: Producer, amqp_url: str, database_url: str) -> None:
+    async def store(message: Note, work: Work) -> None:
+        await students.create(work.connection, NewStudent(name=message.text))
+        if message.text == "bad" and calls.texts.count("bad") == 1:
+            raise ValueError("after the insert")
+
+    calls = Calls(store)
+    ladder = milliseconds(20)
+    async with consuming(calls.declared(retry=ladder), amqp_url=amqp_url, database_url=database_url) as running:
+        await producer.send("good")
+        await producer.send("bad")
+        await eventually(lambda: running.tally().finished == 2)
+
+    assert sorted(await names(database_url)) == ["bad", "good"]
+
+
+async def test_a_handler_that_hangs_is_timed_out(producer: Producer, amqp_url: str, database_url: str) -> None:
+    async def hang(message: Note, work: Work) -> None:
+        await students.create(work.connection, NewStudent(name=message.text))
+        await anyio.sleep_forever()
+
+    calls = Calls(hang)
+    async with consuming(
+        calls.declared(timeout="200ms", concurrency=1), amqp_url=amqp_url, database_url=database_url
+    ) as running:
+        await producer.send("x")
+        parked = await producer.take("q.parked")
+        assert running.status().subscribed
+
+    assert parked.headers["x-error"] == "HandlerTimeout: the handler had not ended after 200ms"
+    assert await names(database_url) == []
+
+
+async def test_the_timeout_is_a_setting(producer: Producer, amqp_url: str, database_url: str) -> None:
+    async def hang(message: Note, work: Work) -> None:
+        await anyio.sleep_forever()
+
+    settings = {"consume": {"handler_timeout": "100ms"}}
+    async with consuming(Calls(hang).declared(), amqp_url=amqp_url, database_url=database_url, **settings):
+        await producer.send("x")
+        parked = await producer.take("q.parked")
+
+    assert "100ms" in parked.headers["x-error"]
+
+
+async def test_a_statement_that_takes_too_long_is_the_handlers_own_failure(
+    producer: Producer, amqp_url: str, database_url: str
+) -> None:
+    async def slow(message: Note, work: Work) -> None:
+        await work.connection.execute("SELECT pg_sleep(10)")
+
+    settings = {"database": {"statement_timeout": "100ms"}}
+    async with consuming(Calls(slow).declared(), amqp_url=amqp_url, database_url=database_url, **settings):
+        await producer.send("x")
+        parked = await producer.take("q.parked")
+
+    assert parked.headers["x-error"].startswith("QueryCanceled: canceling statement due to statement timeout")
+
+
+async def test_a_stray_cancellation_is_a_failure_of_the_handler(
+    producer: Producer, amqp_url: str, database_url: str
+) -> None:
+    async def stray(message: Note, work: Work) -> None:
+        if message.text == "stray":
+            raise asyncio.CancelledError
+
+    calls = Calls(stray)
+    async with consuming(calls.declared(concurrency=1), amqp_url=amqp_url, database_url=database_url) as running:
+        await producer.send("stray")
+        parked = await producer.take("q.parked")
+        await producer.send("next")
+        await eventually(lambda: running.tally().finished == 1)
+
+    assert parked.headers["x-error"].startswith("StrayCancellation")
+
+
+async def test_a_deadlock_is_tried_again_at_once(producer: Producer, amqp_url: str, database_url: str) -> None:
+    """Each locks its own row, then the other's: PostgreSQL sacrifices one, and both end well."""
+    both_hold_one = anyio.Event()
+    holding = 0
+
+    async def lock(message: Note, work: Work) -> None:
+        nonlocal holding
+        first, second = (1, 2) if message.text == "a" else (2, 1)
+        await work.connection.execute("UPDATE student SET name = name || 'x' WHERE id = %s", [first])
+        holding += 1
+        if holding == 2:
+            both_hold_one.set()
+        await both_hold_one.wait()
+        await work.connection.execute("UPDATE student SET name = name || 'x' WHERE id = %s", [second])
+
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute("INSERT INTO student (name) VALUES ('1'), ('2')")
+    calls = Calls(lock)
+    async with consuming(calls.declared(), amqp_url=amqp_url, database_url=database_url) as running:
+        await producer.send("a")
+        await producer.send("b")
+        await eventually(lambda: running.tally().finished == 2)
+
+        assert running.status().retried == running.status().parked == 0
+    assert len(calls.texts) == 3
+    assert await names(database_url) == ["1xx", "2xx"]
+
+
+async def test_a_conflict_that_never_ends_is_a_failure(producer: Producer, amqp_url: str, database_url: str) -> None:
+    class Conflict(psycopg.errors.SerializationFailure):
+        sqlstate = "40001"
+
+    async def always(message: Note, work: Work) -> None:
+        raise Conflict("could not serialize access")
+
+    calls = Calls(always)
+    async with consuming(calls.declared(), amqp_url=amqp_url, database_url=database_url):
+        await producer.send("x")
+        parked = await producer.take("q.parked")
+
+    assert len(calls.texts) == 5
+    assert parked.headers["x-error"] == "Conflict: could not serialize access"
+
+
+async def test_the_log_knows_which_message_it_was(producer: Producer, amqp_url: str, database_url: str) -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def look(message: Note, work: Work) -> None:
+        seen.append(dict(structlog.contextvars.get_contextvars()))
+        if len(seen) == 1:
+            raise ValueError("once")
+
+    ladder = milliseconds(20)
+    async with consuming(Calls(look).declared(retry=ladder), amqp_url=amqp_url, database_url=database_url) as running:
+        await producer.send("x", message_id="m")
+        await eventually(lambda: running.tally().finished == 1)
+
+    assert seen == [
+        {"queue": "q", "message_id": "m", "attempt": 1},
+        {"queue": "q", "message_id": "m", "attempt": 2},
+    ]

@@ -1,0 +1,191 @@
+"""The database or the broker is away: no attempt is burnt, nothing is parked, and all resumes by itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import quote
+
+import anyio
+import anyio.abc
+import psycopg
+import pytest
+import structlog
+from anyio.abc import SocketStream
+
+from db import students
+from db.pool import DatabaseUnavailable, Work
+from roles.amqp import BrokerUnavailable, Channel
+from schema.students import NewStudent
+from tests.amqp.support import eventually
+from tests.consume.support import Calls, Note, Producer, consuming, milliseconds
+
+pytestmark = pytest.mark.anyio
+
+
+class Door:
+    """A TCP port in front of a PostgreSQL that listens on a Unix socket. It can be shut."""
+
+    def __init__(self, socket: str) -> None:
+        self.open = True
+        self._socket = socket
+        self._scopes: set[anyio.CancelScope] = set()
+
+    def shut(self) -> None:
+        self.open = False
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def serve(self, stream: SocketStream) -> None:
+        async with stream:
+            if not self.open:
+                return
+            async with await anyio.connect_unix(self._socket) as upstream, anyio.create_task_group() as group:
+                self._scopes.add(group.cancel_scope)
+                group.start_soon(self._pump, stream, upstream, group.cancel_scope)
+                group.start_soon(self._pump, upstream, stream, group.cancel_scope)
+            self._scopes.discard(group.cancel_scope)
+
+    async def _pump(
+        self, source: anyio.abc.ByteStream, target: anyio.abc.ByteStream, scope: anyio.CancelScope
+    ) -> None:
+        try:
+            while True:
+                await target.send(await source.receive())
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            scope.cancel()
+
+
+@asynccontextmanager
+async def door_to(database_url: str) -> AsyncIterator[tuple[Door, str]]:
+    info = psycopg.conninfo.conninfo_to_dict(database_url)
+    door = Door(f"{info['host']}/.s.PGSQL.{info.get('port', 5432)}")
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, door.serve)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        yield door, f"postgresql://{quote(str(info['user']))}@127.0.0.1:{port}/{info['dbname']}"
+        group.cancel_scope.cancel()
+
+
+async def test_the_database_goes_away_under_a_stream_of_messages(
+    producer: Producer, amqp_url: str, database_url: str
+) -> None:
+    async def store(message: Note, work: Work) -> None:
+        await students.create(work.connection, NewStudent(name=message.text))
+        await anyio.sleep(0.01)
+
+    subject = Calls(store).declared(retry=milliseconds(20), concurrency=5)
+    async with (
+        door_to(database_url) as (door, url),
+        consuming(subject, amqp_url=amqp_url, database_url=url) as running,
+    ):
+        for number in range(600):
+            await producer.send(f"{number:03}")
+        await eventually(lambda: running.tally().finished > 20)
+        for _ in range(2):
+            door.shut()
+            await eventually(lambda: running.status().reason)
+            reason = running.status().reason
+            assert reason is not None
+            assert reason.startswith("PostgreSQL: ")
+            assert running.status().subscribed
+            finished = running.tally().finished
+            await anyio.sleep(1)
+            assert running.tally().finished == finished
+            door.open = True
+            await eventually(lambda: running.status().reason is None)
+            await eventually(lambda before=finished: running.tally().finished > before + 20)  # type: ignore[misc]
+        await eventually(lambda: running.tally().finished == 600)
+
+        await producer.holds("q.parked", 0)
+        status = running.status()
+        assert (status.retried, status.parked, status.reason) == (0, 0, None)
+        assert running.tally().given_back == 0
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        rows = await (await connection.execute("SELECT DISTINCT name FROM student")).fetchall()
+    assert len(rows) == 600
+
+
+async def test_it_is_told_once_that_consumption_pauses(producer: Producer, amqp_url: str, database_url: str) -> None:
+    tries = 0
+
+    async def fail(message: Note, work: Work) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 6:
+            raise DatabaseUnavailable("PostgreSQL: away")
+
+    with structlog.testing.capture_logs() as logs:
+        async with consuming(Calls(fail).declared(), amqp_url=amqp_url, database_url=database_url) as running:
+            await producer.send("x")
+            await eventually(lambda: running.tally().finished == 1)
+
+    events = [each for each in logs if each["event"].startswith("consumption")]
+    assert [each["event"] for each in events] == ["consumption paused", "consumption resumed"]
+    assert {each["queue"] for each in events} == {"q"}
+    assert events[0]["reason"] == "PostgreSQL: away"
+
+
+async def test_one_task_of_a_handler_noticing_it_is_enough(
+    producer: Producer, amqp_url: str, database_url: str
+) -> None:
+    async def fail(message: Note, work: Work) -> None:
+        if len(calls.texts) < 3:
+            raise ExceptionGroup("tasks", [ValueError("a consequence"), DatabaseUnavailable("away")])
+
+    calls = Calls(fail)
+    async with consuming(calls.declared(), amqp_url=amqp_url, database_url=database_url) as running:
+        await producer.send("x")
+        await eventually(lambda: running.tally().finished == 1)
+
+    assert len(calls.texts) == 3
+    assert running.status().parked == 0
+
+
+async def test_a_drain_does_not_wait_for_the_world(producer: Producer, amqp_url: str, database_url: str) -> None:
+    async def fail(message: Note, work: Work) -> None:
+        raise DatabaseUnavailable("PostgreSQL: away")
+
+    async with consuming(Calls(fail).declared(), amqp_url=amqp_url, database_url=database_url) as running:
+        for text in ("a", "b", "c"):
+            await producer.send(text)
+        await eventually(lambda: running.status().reason)
+        await running.drain(within=3)
+
+    tally = running.tally()
+    assert tally.taken == tally.given_back > 0
+    await producer.holds("q", 3)
+
+
+async def test_the_broker_does_not_take_a_retry(
+    producer: Producer, amqp_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler ran; what is tried again is the publication, and the others go on meanwhile."""
+
+    async def fail(message: Note, work: Work) -> None:
+        if message.text == "bad":
+            raise ValueError("no")
+
+    refusals = 0
+    publish = Channel.publish
+
+    async def refuse(*args: object, **options: object) -> None:
+        nonlocal refusals
+        refusals += 1
+        if refusals <= 4:
+            raise BrokerUnavailable("broker example: not accepted")
+        await publish(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Channel, "publish", refuse)
+    calls = Calls(fail)
+    async with consuming(calls.declared(), amqp_url=amqp_url, database_url=database_url) as running:
+        await producer.send("bad")
+        await eventually(lambda: running.status().reason == "broker example: not accepted")
+        await producer.send("good")
+        await eventually(lambda: running.tally().finished == 1)
+        parked = await producer.take("q.parked")
+        await eventually(lambda: running.status().reason is None)
+
+    assert parked.body == b'{"text": "bad"}'
+    assert sorted(calls.texts) == ["bad", "good"]
