@@ -12,6 +12,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from psycopg.errors import UndefinedTable
+from sqlalchemy.exc import DBAPIError
 
 from db.pool import DatabaseUnavailable, connection, is_unavailable
 
@@ -53,7 +54,7 @@ async def upgrade(url: str) -> None:
     config.attributes["url"] = url
     try:
         await anyio.to_thread.run_sync(command.upgrade, config, "head")
-    except psycopg.OperationalError as error:
-        if is_unavailable(error):
-            raise DatabaseUnavailable(f"PostgreSQL: {error}") from error
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.Error) and is_unavailable(error.orig):
+            raise DatabaseUnavailable(f"PostgreSQL: {error.orig}") from error
         raise

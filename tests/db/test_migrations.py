@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
+from pathlib import Path
 
 import anyio
 import psycopg
@@ -14,7 +16,7 @@ from sqlalchemy import create_engine
 
 import db
 from db.metadata import metadata
-from db.pool import Pool, connection
+from db.pool import DatabaseUnavailable, Pool, connection
 from db.schema_version import behind, head, upgrade
 from tests.services import PostgresServer
 
@@ -55,10 +57,14 @@ async def test_replicas_that_migrate_together_do_not_race(postgres: PostgresServ
     with postgres.database() as url, psycopg.connect(url, autocommit=True) as admin:
         admin.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
         script = "import sys, anyio, db.schema_version as v; anyio.run(v.upgrade, sys.argv[1])"
-        import sys
-
         async with anyio.create_task_group() as group:
             for _ in range(3):
                 group.start_soon(anyio.run_process, [sys.executable, "-c", script, url])
         assert admin.execute("SELECT version_num FROM alembic_version").fetchall() == [(head(),)]
     await upgrade(postgres.server.url)
+
+
+@pytest.mark.anyio
+async def test_a_database_that_is_away_is_unavailable_to_migrations_too(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailable, match="PostgreSQL: "):
+        await upgrade(f"postgresql:///nowhere?host={tmp_path}")

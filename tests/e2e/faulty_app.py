@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import anyio
+from anyio.abc import TaskStatus
 from pydantic import BaseModel
 from quart import Blueprint
 
@@ -33,7 +34,7 @@ async def obey(message: Order, work: Work) -> None:
         case "fail":
             raise RuntimeError("as ordered")
         case "block":
-            time.sleep(message.seconds)  # noqa: TID251 - what must not be done is what is tested
+            time.sleep(message.seconds)  # noqa: ASYNC251, TID251 - what must not be done is what is tested
         case "stubborn":
             deadline = time.monotonic() + message.seconds
             while time.monotonic() < deadline:
@@ -72,7 +73,7 @@ if crashes := os.environ.get("CRASHES"):
 
         left = int(crashes)
 
-        async def run(self, *, task_status, stop):  # type: ignore[no-untyped-def]
+        async def run(self, *, task_status: TaskStatus[None], stop: anyio.Event) -> None:
             if Crashing.left:
                 Crashing.left -= 1
                 task_status.started()

@@ -93,7 +93,7 @@ class App:
         """Returns when the awaited condition holds."""
         try:
             with anyio.fail_after(within):
-                while not await condition():
+                while not await condition():  # noqa: ASYNC110 - what is waited for is another process
                     await anyio.sleep(0.02)
         except TimeoutError:
             raise AssertionError(f"not within {within} s: {condition}\n{self.text()}") from None

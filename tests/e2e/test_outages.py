@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import psycopg
@@ -215,7 +215,7 @@ class AsyncServer:
             await anyio.to_thread.run_sync(self._running.__exit__, None, None, None)
             self._running = None
 
-    async def __aenter__(self) -> AsyncServer:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
