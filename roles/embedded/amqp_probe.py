@@ -8,6 +8,7 @@ this program belongs to the brokers' own module, and a connection that may fail 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 import anyio
 from anyio.streams.buffered import BufferedByteReceiveStream
@@ -18,23 +19,34 @@ _CONNECTION = 10
 _START, _START_OK, _TUNE, _TUNE_OK, _OPEN, _OPEN_OK, _CLOSE, _CLOSE_OK = 10, 11, 30, 31, 40, 41, 50, 51
 
 
+# Whoever announces it is told that a login was refused; for others the connection merely ends
+# (https://www.rabbitmq.com/docs/auth-notification).
+_WANTS_TO_BE_TOLD = "authentication_failure_close"
+_ACCESS_REFUSED = 403
+
+
 class NotServing(Exception):
     """The broker does not answer as it should (yet)."""
+
+
+class LoginRefused(NotServing):
+    """It answers, and does not know the user or the password."""
 
 
 async def log_in(*, port: int, user: str, password: str, vhost: str = "/") -> None:
     """Opens a connection to `vhost` on loopback and closes it again.
 
     Raises:
-        NotServing: anything went wrong; the message says what.
+        NotServing: anything went wrong; the message says what. A `LoginRefused` will not get better.
     """
     try:
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             receive = BufferedByteReceiveStream(stream)
             await stream.send(b"AMQP\x00\x00\x09\x01")
             await _expect(receive, _START)
+            properties = _table({"capabilities": b"F" + _table({_WANTS_TO_BE_TOLD: b"t\1"})})
             response = _long(f"\0{user}\0{password}".encode())
-            await stream.send(_frame(_START_OK, _long(b"") + _short("PLAIN") + response + _short("en_US")))
+            await stream.send(_frame(_START_OK, properties + _short("PLAIN") + response + _short("en_US")))
             tune = await _expect(receive, _TUNE)
             await stream.send(_frame(_TUNE_OK, tune[:8]))
             await stream.send(_frame(_OPEN, _short(vhost) + _short("") + b"\0"))
@@ -55,7 +67,8 @@ async def _expect(receive: BufferedByteReceiveStream, method: int) -> bytes:
     found = struct.unpack(">HH", payload[:4])
     if found == (_CONNECTION, _CLOSE):
         (code,) = struct.unpack(">H", payload[4:6])
-        raise NotServing(f"{code} {payload[7 : 7 + payload[6]].decode(errors='replace')}")
+        error = LoginRefused if code == _ACCESS_REFUSED else NotServing
+        raise error(f"{code} {payload[7 : 7 + payload[6]].decode(errors='replace')}")
     if found != (_CONNECTION, method):
         raise NotServing(f"it sent method {found} where {(_CONNECTION, method)} was due")
     return payload[4:]
@@ -69,6 +82,10 @@ def _frame(method: int, arguments: bytes) -> bytes:
 def _short(text: str) -> bytes:
     data = text.encode()
     return bytes([len(data)]) + data
+
+
+def _table(fields: Mapping[str, bytes]) -> bytes:
+    return _long(b"".join(_short(name) + value for name, value in fields.items()))
 
 
 def _long(data: bytes) -> bytes:

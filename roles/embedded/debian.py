@@ -24,7 +24,7 @@ PACKAGE = "rabbitmq-server"
 # What else they depend on, any system with apt and Python has.
 _WANTED = re.compile(rf"{PACKAGE}|erlang-[a-z0-9+.-]+")
 _DEPENDS_ONLY = [f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")]
-_APT_GET = ("apt-get", "-q", "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=2")
+_APT_GET = ("apt-get", "-q", "-o", "APT::Sandbox::User=")
 # Fails where a library is missing that Erlang was linked with.
 _SMOKE_TEST = "{ok, _} = application:ensure_all_started(crypto), halt(0)."
 _COMMAND_SECONDS = 300.0

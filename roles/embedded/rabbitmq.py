@@ -12,11 +12,11 @@ import anyio.to_thread
 from anyio.abc import TaskStatus
 
 from roles.embedded import rabbitmq_docker, rabbitmq_native, survivors
-from roles.embedded.amqp_probe import NotServing, log_in
+from roles.embedded.amqp_probe import LoginRefused, NotServing, log_in
 from roles.embedded.claim import claim
 from roles.embedded.rabbitmq_node import USER, node_of
 from roles.embedded.rabbitmq_source import Docker, obtain
-from schema.errors import DependencyUnavailable
+from schema.errors import ConfigurationError, DependencyUnavailable
 
 _START_SECONDS = 120.0
 _LOG_IN_SECONDS = 10.0
@@ -59,7 +59,7 @@ class RabbitMQ:
         """Runs the node until `stop` is set, then shuts it down.
 
         Raises:
-            ConfigurationError: another process has the directory.
+            ConfigurationError: another process has the directory, or the data in it and the password do not match.
             DependencyUnavailable: no server can be had, or another program has taken one of the node's ports.
             ServiceEnded: the node ended by itself, or did not come up.
         """
@@ -85,5 +85,10 @@ class RabbitMQ:
             try:
                 with anyio.fail_after(_LOG_IN_SECONDS):
                     return await log_in(port=self._node.amqp_port, user=self.user, password=self.password)
+            except LoginRefused as error:
+                raise ConfigurationError(
+                    f"embedded RabbitMQ does not know the password in {self._directory}/node.json ({error}): "
+                    f"move {self._directory} away to start with an empty one"
+                ) from error
             except (NotServing, TimeoutError):
                 await anyio.sleep(0.05)

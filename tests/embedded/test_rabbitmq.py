@@ -1,0 +1,183 @@
+"""The embedded RabbitMQ: started, stopped, killed, and taken over from a parent that was killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from anyio import TASK_STATUS_IGNORED
+
+from roles.embedded import survivors
+from roles.embedded.amqp_probe import LoginRefused, log_in
+from roles.embedded.process import ServiceEnded
+from roles.embedded.rabbitmq import RabbitMQ
+from roles.embedded.rabbitmq_node import choose_node, node_of
+from schema.errors import ConfigurationError, DependencyUnavailable
+from tests.embedded.support import (
+    HOLD,
+    LOOPBACK,
+    another_process,
+    eventually,
+    listening_addresses,
+    run_until_it_fails,
+    up,
+)
+from tests.services import SOURCES
+
+pytestmark = pytest.mark.anyio
+
+
+def rabbitmq(directory: Path) -> RabbitMQ:
+    return RabbitMQ(directory, source_directory=SOURCES)
+
+
+def processes(directory: Path) -> list[int]:
+    return survivors.marked_with(directory / "rabbitmq")
+
+
+def management(node: RabbitMQ) -> httpx.Client:
+    return httpx.Client(
+        base_url=f"{node.management_url}api", auth=(node.user, node.password), timeout=20, trust_env=False
+    )
+
+
+def store(node: RabbitMQ, text: str) -> None:
+    """Puts a persistent message into a quorum queue."""
+    with management(node) as api:
+        queue = {"durable": True, "arguments": {"x-queue-type": "quorum"}}
+        api.put("/queues/%2F/kept", json=queue).raise_for_status()
+        message = {
+            "properties": {"delivery_mode": 2},
+            "routing_key": "kept",
+            "payload": text,
+            "payload_encoding": "string",
+        }
+        published = api.post("/exchanges/%2F/amq.default/publish", json=message).raise_for_status()
+        assert published.json() == {"routed": True}
+
+
+def stored(node: RabbitMQ) -> list[str]:
+    """What is in the queue; it stays there."""
+    with management(node) as api:
+        wanted = {"count": 10, "ackmode": "ack_requeue_true", "encoding": "auto"}
+        return [each["payload"] for each in api.post("/queues/%2F/kept/get", json=wanted).raise_for_status().json()]
+
+
+async def test_data_outlives_a_restart_and_nothing_is_left_running_or_listening(tmp_path: Path) -> None:
+    node = rabbitmq(tmp_path / "with spaces")
+    async with up(node):
+        await log_in(port=port_of(node), user=node.user, password=node.password)
+        with pytest.raises(LoginRefused, match="403 ACCESS_REFUSED"):
+            await log_in(port=port_of(node), user=node.user, password="wrong")
+        store(node, "kept")
+        running = processes(tmp_path / "with spaces")
+        assert len(running) > 2
+        assert listening_addresses(running) <= LOOPBACK
+    assert processes(tmp_path / "with spaces") == []
+    assert node_of(tmp_path / "with spaces" / "rabbitmq").taken_ports() == []
+
+    again = rabbitmq(tmp_path / "with spaces")
+    assert again.url == node.url
+    async with up(again):
+        assert stored(again) == ["kept"]
+    for log in (tmp_path / "with spaces" / "rabbitmq").glob("*.log*"):
+        assert node.password not in log.read_text()
+        assert "disk space monitor" not in log.read_text()
+
+
+async def test_a_node_that_dies_is_a_failure_and_comes_back_at_the_same_address(tmp_path: Path) -> None:
+    node = rabbitmq(tmp_path)
+
+    async def kill() -> None:
+        store(node, "confirmed")
+        # A quorum queue that is younger than this does not survive: RabbitMQ 3.10 and 4.0 write the list of them
+        # to disk within three seconds, and when killed before that they forget where its messages are.
+        lists = [*(tmp_path / "rabbitmq").rglob("names.dets")]
+        await eventually(lambda: any(b"_kept" in each.read_bytes() for each in lists))
+        (virtual_machine,) = survivors.working_in(tmp_path / "rabbitmq", "beam.smp")
+        os.kill(virtual_machine, signal.SIGKILL)
+
+    with pytest.raises(ServiceEnded, match="RabbitMQ ended"):
+        await run_until_it_fails(node, kill)
+    await eventually(lambda: processes(tmp_path) == [])
+    again = rabbitmq(tmp_path)
+    assert again.url == node.url
+    async with up(again):
+        assert stored(again) == ["confirmed"]
+
+
+async def test_a_killed_parent_takes_its_node_with_it(tmp_path: Path) -> None:
+    with another_process(HOLD, "rabbitmq", str(tmp_path)) as parent:
+        assert rabbitmq(tmp_path).url == parent.line
+        with pytest.raises(ConfigurationError, match=f"process {parent.pid} "):
+            await rabbitmq(tmp_path).run(task_status=TASK_STATUS_IGNORED, stop=anyio.Event())
+        parent.die()
+        await eventually(lambda: processes(tmp_path) == [])
+
+
+async def test_a_node_that_outlives_its_parent_is_stopped_at_the_next_start(tmp_path: Path) -> None:
+    # Without setpriv in its path, the parent cannot have the kernel tell its children of its death.
+    with another_process(HOLD, "rabbitmq", str(tmp_path), environment={"PATH": ""}) as parent:
+        parent.die()
+        left = processes(tmp_path)
+        assert left
+        node = rabbitmq(tmp_path)
+        assert node.url == parent.line
+        async with up(node):
+            store(node, "of the second process")
+            assert not set(left) & set(processes(tmp_path))
+    assert processes(tmp_path) == []
+
+
+async def test_data_without_its_password_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    async with up(rabbitmq(tmp_path / "a")):
+        pass
+    shutil.copytree(tmp_path / "a", tmp_path / "b", ignore=shutil.ignore_patterns("lock", "node.json"))
+    with anyio.fail_after(60), pytest.raises(ConfigurationError, match=r"node\.json .*403.* move"):
+        await rabbitmq(tmp_path / "b").run(task_status=TASK_STATUS_IGNORED, stop=anyio.Event())
+
+
+async def test_a_port_that_another_program_takes_meanwhile_is_named(tmp_path: Path, taken: socket.socket) -> None:
+    node = rabbitmq(tmp_path)
+    taken.bind(("127.0.0.1", port_of(node)))
+    with pytest.raises(DependencyUnavailable, match=f"port {port_of(node)}"):
+        await node.run(task_status=TASK_STATUS_IGNORED, stop=anyio.Event())
+
+
+def test_the_next_process_chooses_ports_anew_if_another_program_has_taken_one(
+    tmp_path: Path, taken: socket.socket
+) -> None:
+    first = choose_node(tmp_path)
+    assert choose_node(tmp_path) == first
+    taken.bind(("127.0.0.1", first.management_port))
+    second = choose_node(tmp_path)
+    assert not set(second.ports) & set(first.ports)
+    assert second.password == first.password
+    assert choose_node(tmp_path) == second
+
+
+def test_what_a_node_keeps_is_only_ours_to_read_and_its_password_is_its_own(tmp_path: Path) -> None:
+    first, second = choose_node(tmp_path / "a"), choose_node(tmp_path / "b")
+    assert first.password != second.password
+    assert not set(first.ports) & set(second.ports)
+    assert stat.S_IMODE((tmp_path / "a" / "node.json").stat().st_mode) == 0o600
+
+
+def port_of(node: RabbitMQ) -> int:
+    port = httpx.URL(node.url).port
+    assert port is not None
+    return port
+
+
+@pytest.fixture
+def taken() -> Iterator[socket.socket]:
+    with socket.socket() as other:
+        yield other
