@@ -37,7 +37,7 @@ class Servers:
         }
 
     def places(self) -> dict[str, str]:
-        """What a person needs to look into the embedded ones: how to open a session, the management page, its login."""
+        """What a person needs to look into the embedded ones: a shell command, the management page, its login."""
         found = {"psql": self.postgres.psql_line} if self.postgres else {}
         if self.rabbitmq:
             login = f"{self.rabbitmq.user} / {self.rabbitmq.password}"

@@ -63,15 +63,17 @@ async def tick(work: Work) -> None:
 
 roles.consume.handlers.CONSUMERS = (*roles.consume.handlers.CONSUMERS, obey)
 roles.api.routes.ROUTES = (*roles.api.routes.ROUTES, faults)
-roles.schedule.jobs.JOBS = (*roles.schedule.jobs.JOBS, tick)
+roles.schedule.jobs.JOBS = (*roles.schedule.jobs.JOBS, tick)  # type: ignore[misc]
 
-if crashes := os.environ.get("CRASHES"):
+CRASHES = int(os.environ.get("CRASHES", "0"))
+
+if CRASHES:
     from roles.schedule import role
 
     class Crashing(role.ScheduleRole):
         """Fails a moment after each start, as often as it is told to."""
 
-        left = int(crashes)
+        left = CRASHES
 
         async def run(self, *, task_status: TaskStatus[None], stop: anyio.Event) -> None:
             if Crashing.left:

@@ -35,7 +35,7 @@ async def parked(url: str, queue: str, *, within: float = 15) -> DeliveredMessag
             while True:
                 message = await other.basic_get(f"{queue}.parked", no_ack=True)
                 if message.body or message.header.properties.headers:
-                    return message  # type: ignore[return-value]
+                    return message
                 await anyio.sleep(0.05)
 
 

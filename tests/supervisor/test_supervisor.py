@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio.abc import TaskStatus
 
@@ -68,7 +69,7 @@ class Scripted:
             assert task is not None
             task.cancel()
             with suppress(asyncio.CancelledError):
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             raise RuntimeError("marked")
         await stop.wait()
         self.log.append("asked")
