@@ -1,0 +1,1 @@
+"""What Rolecall is measured against, each written as its documentation shows it."""
