@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import aiormq
 import anyio
+import structlog
 from aiormq.abc import DeliveredMessage
 
 from roles.amqp.connection import Connection
@@ -21,8 +22,10 @@ from roles.amqp.errors import (
     said,
     unavailable,
 )
-from roles.amqp.properties import Properties
+from roles.amqp.properties import MalformedProperties, Properties
 from roles.amqp.transport import Published, unseal
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -110,7 +113,11 @@ class Channel:
         """
 
         async def on_message(message: DeliveredMessage) -> None:
-            deliver(self._delivery(message))
+            try:
+                deliver(self._delivery(message))
+            except MalformedProperties as error:
+                log.error("message rejected", queue=queue, reason=str(error))  # noqa: TRY400
+                await self._raw.basic_reject(message.delivery_tag or 0, requeue=False, wait=False)
 
         await self._call("basic.qos", self._open.basic_qos(prefetch_count=prefetch))
         answer = await self._call("basic.consume", self._open.basic_consume(queue, on_message))

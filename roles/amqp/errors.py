@@ -8,6 +8,7 @@ from aiormq import exceptions
 
 from schema.errors import ConfigurationError, DependencyUnavailable
 
+_ABOUT_THE_DECLARATION = re.compile(r"(inequivalent|invalid|unknown) (arg|property)")
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<argument>[^']*)' for (?P<kind>queue|exchange) '(?P<name>.*)' in vhost '.*': "
     r"received (?P<ours>.*) but current is (?P<theirs>.*)"
@@ -52,9 +53,9 @@ def unavailable(broker: str, error: Exception) -> Exception:
 
 def refused_declaration(broker: str, error: Exception) -> Exception:
     """As `unavailable`, for a declaration."""
-    if not isinstance(error, exceptions.ChannelPreconditionFailed):
-        return unavailable(broker, error)
     text = said(error)
+    if not isinstance(error, exceptions.ChannelPreconditionFailed) or not _ABOUT_THE_DECLARATION.search(text):
+        return unavailable(broker, error)
     match = _INEQUIVALENT.search(text)
     if match is None:
         return TopologyMismatch(f"broker {broker}: {text}")

@@ -1,9 +1,9 @@
-"""The socket below aiormq: it shows message properties in a form that aiormq cannot choke on, and can be cut.
+"""The socket below aiormq: it shows messages in a form that aiormq cannot choke on, and can be cut.
 
 aiormq decodes the properties of every message on the task that reads the connection. A timestamp that is no
 date, or a message id that is no UTF-8, ends that task and the connection with it; the broker then delivers
 the message to the next connection, for ever. So the properties are handed to it sealed, as one header with
-bytes in it, and are opened by whoever wants to know.
+bytes in it, and are opened by whoever wants to know. A routing key that is no UTF-8 is made legible.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from roles.amqp.properties import MalformedProperties, Properties
 _HEAD = 7
 _HEADER_FRAME = 2
 _CONNECTION_CLOSE = b"\x00\x0a\x00\x32"
+_OF_A_MESSAGE = {b"\x00\x3c\x00\x3c": (4, 9), b"\x00\x3c\x00\x32": (6, 0)}
+"""basic.deliver and basic.return: where the first string is, and the bytes between it and the exchange's name."""
+_LEGIBLE = bytes(range(0x80)) + b"?" * 0x80
 _FIXED = 12
 """Bytes of a content header before the properties: class, weight, size of the body."""
 _SEAL = ""
@@ -94,9 +97,24 @@ class _FrameReader:
         rest = await self._reader.readexactly(int.from_bytes(head[3:]) + 1)
         if head[0] == _HEADER_FRAME:
             return _seal(head, rest)
-        if rest.startswith(_CONNECTION_CLOSE):  # aiormq forgets it if it comes while the connection is opened
+        method = rest[:4]
+        if method in _OF_A_MESSAGE:
+            return head + _legible(rest, skip=_OF_A_MESSAGE[method])
+        if method == _CONNECTION_CLOSE:  # aiormq forgets it if it comes while the connection is opened
             self._socket.last_words = rest[7 : 7 + rest[6]].decode(errors="replace")
         return head + rest
+
+
+def _legible(rest: bytes, *, skip: tuple[int, int]) -> bytes:
+    start, gap = skip
+    exchange = start + 1 + rest[start] + gap
+    key = exchange + 1 + rest[exchange] + 1
+    if not rest[key:-1].isascii():
+        try:
+            rest[key:-1].decode()
+        except UnicodeDecodeError:
+            return rest[:key] + rest[key:-1].translate(_LEGIBLE) + rest[-1:]
+    return rest
 
 
 def _seal(head: bytes, rest: bytes) -> bytes:

@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import anyio
+import anyio.lowlevel
 import psycopg
 from pydantic import BaseModel, ValidationError
 
@@ -67,8 +69,13 @@ class Attempt:
 
     async def _in_transaction(self, message: BaseModel) -> None:
         with anyio.move_on_after(self._timeout.total_seconds()) as scope, stray_cancellation_as():
-            async with unit_of_work() as work:
-                await self._handler(message, work)
+            try:
+                async with unit_of_work() as work:
+                    await self._handler(message, work)
+            except asyncio.CancelledError:
+                # Libraries replace the error that anyio cancels with by one that it does not know, and lets through.
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                raise
         if scope.cancelled_caught:
             raise HandlerTimeout(f"the handler had not ended after {format_duration(self._timeout)}")
 

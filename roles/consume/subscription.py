@@ -84,17 +84,22 @@ class Subscription:
         """
         send, receive = anyio.create_memory_object_stream[Delivery](self._consumer.concurrency)
         with send, receive:
-            async with anyio.create_task_group() as workers:
-                for _ in range(self._consumer.concurrency):
-                    workers.start_soon(self._work, receive)
-                async with until(self._stop):
-                    await self._keep_subscribed(send, receive)
-                await self._unsubscribe()
+            try:
+                async with anyio.create_task_group() as workers:
+                    for _ in range(self._consumer.concurrency):
+                        workers.start_soon(self._work, receive)
+                    async with until(self._stop):
+                        await self._keep_subscribed(send, receive)
+                    await self._unsubscribe()
+                    self._give_back(receive)
+                    send.close()
+                await self._republisher.aclose()
+                if self._channel is not None:
+                    await self._channel.aclose()
+            finally:
                 self._give_back(receive)
-                send.close()
-            await self._republisher.aclose()
-            if self._channel is not None:
-                await self._channel.aclose()
+                self._lost = self._lost or "the role has ended"
+                self._set_subscribed(subscribed=False)
 
     async def _work(self, deliveries: MemoryObjectReceiveStream[Delivery]) -> None:
         structlog.contextvars.bind_contextvars(queue=self._consumer.queue)
@@ -126,8 +131,9 @@ class Subscription:
 
     async def _subscribe(self, send: MemoryObjectSendStream[Delivery]) -> Channel:
         def deliver(delivery: Delivery) -> None:
-            self._processor.take(delivery)
-            send.send_nowait(delivery)
+            if not self._stop.is_set():  # else it goes back with the channel
+                self._processor.take(delivery)
+                send.send_nowait(delivery)
 
         consumer = self._consumer
         channel = await self._broker.channel("consume")
@@ -168,7 +174,7 @@ class Subscription:
         while True:
             try:
                 deliveries.receive_nowait()
-            except anyio.WouldBlock:
+            except (anyio.WouldBlock, anyio.EndOfStream):
                 return
             self._processor.give_back()
 

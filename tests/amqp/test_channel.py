@@ -75,6 +75,23 @@ async def test_properties_that_python_has_no_value_for(connection: Connection, p
     assert odd.properties.headers == properties.headers
 
 
+async def test_a_routing_key_that_is_no_text(connection: Connection, channel: Channel) -> None:
+    await channel.declare_queue("q", QUORUM)
+    await channel.declare_exchange("e", "topic")
+    await channel.bind("q", exchange="e", routing_key="#")
+    raw = b"\x00\x3c\x00\x28\x00\x00\x01e\x04\xff.\xfex\x00"  # basic.publish; aiormq can only send text
+    header = b"\x00\x3c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+    number = (await Channel.open(connection))._raw.number
+    frames = b"".join(
+        kind + number.to_bytes(2) + len(payload).to_bytes(4) + payload + b"\xce"
+        for kind, payload in ((b"\x01", raw), (b"\x02", header))
+    )
+    connection._peer._transport.write(frames)  # type: ignore[union-attr]
+
+    (delivery,) = await received(channel, "q")
+    assert (delivery.routing_key, delivery.body) == ("?.?x", b"")
+
+
 async def test_a_message_without_an_id_is_given_one(channel: Channel) -> None:
     await channel.declare_queue("q", QUORUM)
 

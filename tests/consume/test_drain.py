@@ -105,6 +105,7 @@ async def test_a_handler_that_is_cut_off_gives_its_message_back(
 
     assert adds_up(running)
     assert running.tally().given_back == 1
+    assert not running.status().subscribed
     redelivered = await producer.take("q")
     assert redelivered.body == b'{"text": "x"}'
 
