@@ -77,8 +77,7 @@ class Postgres:
                 somebody else's or of another version.
             ServiceEnded: the server ended by itself, or did not come up.
         """
-        binaries = _binaries()
-        user = await anyio.to_thread.run_sync(self._prepare)
+        binaries, user = await anyio.to_thread.run_sync(self._prepare)
         mine = partial(survivors.working_in, self._data, "postgres")
         await survivors.end(mine, (*_STOP, (signal.SIGKILL, 5.0)), name="PostgreSQL")
         if not await anyio.Path(self._data).exists():
@@ -102,12 +101,13 @@ class Postgres:
         if self._sockets != self._directory:
             await anyio.to_thread.run_sync(partial(shutil.rmtree, self._sockets, ignore_errors=True))
 
-    def _prepare(self) -> int | None:
+    def _prepare(self) -> tuple[Path, int | None]:
         """Makes and claims the directory, and looks at what is in it.
 
-        Returns the id of the user to run the server as, if that is not ourselves: PostgreSQL refuses to run as root.
+        Returns where the server's programs are, and the id of the user to run them as, if that is not ourselves:
+        PostgreSQL refuses to run as root.
         """
-        user = None
+        binaries, user = _binaries(), None
         if os.geteuid() == 0:
             user = pwd.getpwnam("nobody").pw_uid
             if shutil.which("setpriv") is None:
@@ -126,7 +126,7 @@ class Postgres:
                     f"{self._data} holds data of PostgreSQL {stored}, and the embedded server is {version}: "
                     f"dump it with the other one, or move {self._directory} away to start with an empty database"
                 )
-        return user
+        return binaries, user
 
     async def _create_cluster(self, binaries: Path, user: int | None) -> None:
         """Makes the data directory, whole or not at all."""

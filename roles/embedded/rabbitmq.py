@@ -29,6 +29,9 @@ class RabbitMQ:
         directory: where the data of all embedded services is kept.
         source_directory: where a server that has to be unpacked is kept; many nodes can share it. By default,
             `directory`.
+
+    Raises:
+        ConfigurationError: `directory/rabbitmq` is another user's.
     """
 
     def __init__(self, directory: Path, *, source_directory: Path | None = None) -> None:
@@ -67,6 +70,8 @@ class RabbitMQ:
         source = await obtain(self._source_directory)
         mine = partial(survivors.marked_with, self._directory)
         await survivors.end(mine, (*rabbitmq_native.STOP, (signal.SIGKILL, 5.0)), name="RabbitMQ")
+        if isinstance(source, Docker):
+            await rabbitmq_docker.remove_container(source, self._directory)
         taken = await anyio.to_thread.run_sync(self._node.taken_ports)
         if taken:
             raise DependencyUnavailable(

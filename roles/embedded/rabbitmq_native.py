@@ -29,16 +29,11 @@ _CALL_SECONDS = 2.0
 @asynccontextmanager
 async def running_node(source: Native, node: Node, directory: Path) -> AsyncIterator[Child]:
     """Runs the node, and the port mapper daemon that Erlang will not do without, for the length of the block."""
-    await anyio.to_thread.run_sync(_write_files, node, directory)
+    source, home = await anyio.to_thread.run_sync(_prepare, source, node, directory)
+    environment = _environment(source, node, home) | {survivors.MARK: str(directory)}
     async with AsyncExitStack() as stack:
-        shortcut = stand_in(directory)
-        if any(map(needs_quotes, (source.script, source.erlang, directory))):
-            source = await anyio.to_thread.run_sync(_link, source, directory, shortcut)
-            stack.push_async_callback(_remove, shortcut)
-            environment = _environment(source, node, shortcut / "node")
-        else:
-            environment = _environment(source, node, directory)
-        environment[survivors.MARK] = str(directory)
+        if home != directory:
+            stack.push_async_callback(_remove, home.parent)
         # Left to itself, Erlang would start it as a daemon that outlives the node.
         epmd = Command(
             name="epmd",
@@ -88,19 +83,20 @@ def _environment(source: Native, node: Node, directory: Path) -> dict[str, str]:
     }
 
 
-def _write_files(node: Node, directory: Path) -> None:
+def _prepare(source: Native, node: Node, directory: Path) -> tuple[Native, Path]:
+    """Writes the node's files, and returns the server and the directory by names that RabbitMQ's scripts can take."""
     write_private(directory / "rabbitmq.conf", configuration(node))
     write_private(directory / "enabled_plugins", "[rabbitmq_management].\n")
-
-
-def _link(source: Native, directory: Path, shortcut: Path) -> Native:
-    """Makes symbolic links for paths that RabbitMQ's scripts stumble over, and returns the server by way of them."""
+    if not any(map(needs_quotes, (source.script, source.erlang, directory))):
+        return source, directory
+    shortcut = stand_in(directory)
     make_private(shortcut)
     links = {"server": source.script.parent.parent, "erlang": source.erlang.parent, "node": directory}
     for name, target in links.items():
         (shortcut / name).unlink(missing_ok=True)
         (shortcut / name).symlink_to(target)
-    return Native(shortcut / "server/sbin" / source.script.name, shortcut / "erlang" / source.erlang.name)
+    plain = Native(shortcut / "server/sbin" / source.script.name, shortcut / "erlang" / source.erlang.name)
+    return plain, shortcut / "node"
 
 
 async def _remove(directory: Path) -> None:
