@@ -5,90 +5,150 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from itertools import combinations
+from typing import Any
 
+import anyio
 import psycopg
 import pytest
-from psycopg.rows import tuple_row
+from anyio.abc import TaskGroup
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+from structlog.contextvars import bound_contextvars
 
 from db import cron_runs
 from db.cron_runs import RunStatus
+from db.pool import DatabaseUnavailable, current_pool
 from db.query import Connection
-from tests.schedule.support import START, Witness
+from roles.clock import SystemClock
+from roles.schedule.tick import Runner, Tick
+from roles.tally import Tally
+from schema.settings import Schedule
+from tests.schedule.support import START, Witness, a_job, leave_a_trace
 
 pytestmark = pytest.mark.anyio
 
 NEXT = START + timedelta(seconds=1)
 STEPS = 5
+GATED = (b"pg_try_advisory", b"INSERT INTO cron_run", b"UPDATE cron_run", b"COMMIT")
+"""The statements of a tick that others could be affected by; five in a tick that is run."""
 
 
-async def claimant(connection: Connection, host: str, *, dies: bool = False) -> AsyncIterator[str]:
-    """A tick as `roles.schedule.tick` runs it; control comes back after every statement."""
-    await connection.execute("BEGIN")
-    outcome = "busy"
-    if await cron_runs.lock_tick(connection, "job", START):
-        yield "locked the tick"
-        outcome = "taken"
-        if await cron_runs.claim(connection, "job", START, started_at=START, host=host):
-            yield "claimed"
-            status = RunStatus.SKIPPED
-            if await cron_runs.lock_job(connection, "job"):
-                yield "locked the job"
-                status = RunStatus.FINISHED
-                await connection.execute("INSERT INTO effect VALUES ('job', %s)", (START,))
-            await cron_runs.settle(connection, "job", START, status=status, finished_at=START)
-            yield "settled"
-            outcome = status.value
-    await connection.execute("ROLLBACK" if dies else "COMMIT")
-    yield outcome
+class Claimant:
+    """A replica's attempt at a tick, that goes on by one statement at a time."""
+
+    def __init__(self, url: str) -> None:
+        claimant = self
+
+        class Cursor(psycopg.AsyncCursor[TupleRow]):
+            async def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+                if isinstance(query, bytes) and any(statement in query for statement in GATED):
+                    await claimant._wait_for_its_turn()
+                    if claimant.dies_at_commit and query == b"COMMIT":
+                        self.connection.pgconn.finish()
+                return await super().execute(query, *args, **kwargs)
+
+        async def configure(connection: Connection) -> None:
+            connection.cursor_factory = Cursor
+
+        self.pool = AsyncConnectionPool[Connection](
+            url,
+            kwargs={"autocommit": True, "options": "-c statement_timeout=2s"},  # for nobody ever waits for the other
+            min_size=1,
+            max_size=1,
+            open=False,
+            configure=configure,
+        )
+        self.dies_at_commit = False
+        self.outcome: str | None = None
+        self._at_gate = anyio.Event()
+        self._go = anyio.Event()
+
+    async def _wait_for_its_turn(self) -> None:
+        self._at_gate.set()
+        await self._go.wait()
+        self._go = anyio.Event()
+
+    async def attempt(self) -> None:
+        current_pool.set(self.pool)
+        runner = Runner(clock=SystemClock(), settings=Schedule(grace=timedelta(days=36500)), tally=Tally())
+        tick = Tick(a_job(leave_a_trace), START, seen_running=0.0)
+        try:
+            with bound_contextvars(job=tick.job.name, scheduled_at=START.isoformat()):
+                settled = await runner.attempt(tick)
+            self.outcome = tick.run.status.value if tick.run else "missed" if settled else "busy"
+        except DatabaseUnavailable:
+            self.outcome = "died"
+        self._at_gate.set()
+
+    async def start(self, group: TaskGroup) -> None:
+        self.outcome = None
+        self._at_gate = anyio.Event()
+        group.start_soon(self.attempt)
+        await self._at_gate.wait()
+
+    async def step(self) -> None:
+        """Lets one statement through, and returns when the next one is about to be sent or the attempt has ended."""
+        if self.outcome is None:
+            self._at_gate = anyio.Event()
+            self._go.set()
+            await self._at_gate.wait()
 
 
 @pytest.fixture
-async def connections(database_url: str, witness: Witness) -> AsyncIterator[tuple[Connection, Connection]]:
-    async with (
-        await psycopg.AsyncConnection.connect(database_url, autocommit=True, row_factory=tuple_row) as one,
-        await psycopg.AsyncConnection.connect(database_url, autocommit=True, row_factory=tuple_row) as two,
-    ):
-        for connection in (one, two):
-            await connection.execute("SET statement_timeout = '2s'")  # nobody ever waits for the other
+async def claimants(database_url: str) -> AsyncIterator[tuple[Claimant, Claimant]]:
+    one, two = Claimant(database_url), Claimant(database_url)
+    async with one.pool, two.pool:
         yield one, two
 
 
 @pytest.mark.parametrize("dies", [False, True])
 async def test_no_order_of_two_claimants_runs_a_tick_twice(
-    connections: tuple[Connection, Connection], witness: Witness, dies: bool
+    claimants: tuple[Claimant, Claimant], witness: Witness, dies: bool
 ) -> None:
-    one, two = connections
+    one, two = claimants
+    one.dies_at_commit = dies
     for turns_of_one in combinations(range(2 * STEPS), STEPS):
-        claimants = claimant(one, "one", dies=dies), claimant(two, "two")
-        outcomes = ["", ""]
-        for turn in range(2 * STEPS):
-            which = 0 if turn in turns_of_one else 1
-            outcomes[which] = await anext(claimants[which], outcomes[which])
-        if dies:  # who found the tick taken looks again
-            async for outcome in claimant(two, "two"):
-                outcomes[1] = outcome
-        assert "skipped" not in outcomes
-        assert await witness.statuses() == ["finished"], (turns_of_one, outcomes)
-        assert await witness.effects() == [("job", START)], (turns_of_one, outcomes)
+        async with anyio.create_task_group() as group:
+            await one.start(group)
+            await two.start(group)
+            for turn in range(2 * STEPS):
+                await (one if turn in turns_of_one else two).step()
+            while two.outcome in (None, "busy"):  # who found the tick taken looks again
+                if two.outcome == "busy":
+                    await two.start(group)
+                await two.step()
+            while one.outcome is None:
+                await one.step()
+        assert await witness.statuses() == ["finished"], (turns_of_one, one.outcome, two.outcome)
+        assert len(await witness.effects()) == 1, (turns_of_one, one.outcome, two.outcome)
+        assert {one.outcome, two.outcome} <= {"finished", "busy", "died"}
         await witness.query("WITH gone AS (DELETE FROM cron_run RETURNING 1), went AS (DELETE FROM effect) SELECT 1")
 
 
-async def test_who_looks_at_a_tick_of_the_past_does_not_make_the_next_one_believe_in_an_overlap(
-    connections: tuple[Connection, Connection],
+async def test_a_late_look_at_a_tick_that_is_in_the_book_takes_no_lock_of_the_job(
+    claimants: tuple[Claimant, Claimant], witness: Witness
 ) -> None:
-    slow, punctual = connections
-    async for _ in claimant(punctual, "punctual"):
-        pass
-    late = claimant(slow, "slow")
-    assert await anext(late) == "locked the tick"
-    assert await cron_runs.claim(slow, "job", START, started_at=START, host="slow") is False
-    await punctual.execute("BEGIN")
-    assert await cron_runs.lock_tick(punctual, "job", NEXT)
-    assert await cron_runs.lock_job(punctual, "job")
+    slow, punctual = claimants
+    async with anyio.create_task_group() as group:
+        await punctual.start(group)
+        while punctual.outcome is None:
+            await punctual.step()
+        await slow.start(group)
+        await slow.step()
+        await slow.step()  # it has the lock of the tick and has found its row, and has not let go yet
+        held = await witness.query("SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory'")
+        assert held == [{"locks": 1}], "the next tick would believe in an overlap"
+        while slow.outcome is None:
+            await slow.step()
 
 
-async def test_the_last_row_of_each_job_is_found(connections: tuple[Connection, Connection]) -> None:
-    connection, _ = connections
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[Connection]:
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
+async def test_the_last_row_of_each_job_is_found(connection: Connection) -> None:
     for job, seconds in (("a", 1), ("a", 3), ("a", 2), ("b", 1), ("c", 9)):
         await cron_runs.claim(connection, job, START + timedelta(seconds=seconds), started_at=START, host="here")
     last = await cron_runs.last(connection, ["a", "b", "never ran"])
@@ -96,6 +156,6 @@ async def test_the_last_row_of_each_job_is_found(connections: tuple[Connection, 
     assert last["a"].seconds is None
 
 
-async def test_a_claim_that_has_left_the_book_is_an_error(connections: tuple[Connection, Connection]) -> None:
+async def test_a_claim_that_has_left_the_book_is_an_error(connection: Connection) -> None:
     with pytest.raises(LookupError, match="cron_run"):
-        await cron_runs.settle(connections[0], "job", START, status=RunStatus.FINISHED, finished_at=START)
+        await cron_runs.settle(connection, "job", START, status=RunStatus.FINISHED, finished_at=START)

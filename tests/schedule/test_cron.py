@@ -59,6 +59,11 @@ def test_a_daily_job_comes_once_on_the_day_with_25_hours() -> None:
     assert first(nightly, 3, "2025-10-25") == ["10-25 00:30:00", "10-26 00:30:00", "10-27 01:30:00"]
 
 
+def test_in_the_second_pass_of_an_hour_its_times_are_over() -> None:
+    nightly = CronSchedule("30 2 * * *", "Europe/Berlin")
+    assert first(nightly, 1, "2025-10-26 01:10") == ["10-27 01:30:00"]  # 02:10 for the second time
+
+
 def test_a_daily_job_comes_on_the_day_that_lacks_its_hour_at_the_first_moment_after_the_gap() -> None:
     nightly = CronSchedule("30 2 * * *", "Europe/Berlin")
     assert first(nightly, 3, "2025-03-29") == ["03-29 01:30:00", "03-30 01:00:00", "03-31 00:30:00"]

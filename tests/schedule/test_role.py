@@ -403,13 +403,18 @@ async def test_a_declaration_that_can_never_work_is_refused_at_once() -> None:
 async def test_a_drain_fires_no_more_and_lets_the_runs_in_hand_finish(database_url: str, witness: Witness) -> None:
     gated = Gated()
     clock = FakeClock(START + timedelta(seconds=59))
-    jobs = [gated.job(), a_job(leave_a_trace, name="waits for its turn")]
+    jobs = [
+        gated.job(),
+        a_job(leave_a_trace, name="waits for its turn"),
+        a_job(leave_a_trace, CronSchedule("20 * * * * *"), name="comes due later"),
+    ]
     async with replicas(database_url, jobs, clock, concurrency=1) as [replica]:
         await clock.advance(1)
         await until(lambda: gated.calls == 1)
         replica.stop.set()
-        await clock.advance(120)
+        await clock.advance(40)
         assert not replica.ended.is_set()
+        assert replica.resources.board.jobs["comes due later"].next_at == START + timedelta(seconds=80)
         assert replica.tally.in_flight == 1
         gated.gate.set()
         with anyio.fail_after(5):
