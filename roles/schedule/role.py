@@ -9,7 +9,9 @@ What becomes of ticks, by the book (`cron_run`):
   again: the latest such tick is run, those before it are not. The same after a laptop slept, and when a tick
   waited so long for the database or for its turn that the next one has come due; but one that was running is
   not given up within `schedule.grace`. A job without a row is new: it looks back no further than that.
-- **Overlap.** A tick that comes due while an earlier run of its job still goes on, anywhere, is skipped.
+  What is missed is in the log, and not in the book.
+- **Overlap.** A tick that comes due while an earlier run of its job still goes on, anywhere, is skipped, and in
+  the book as such. Clocks that differ by more than a job's interval can make one of its ticks look like that.
 - **The database is away.** When it starts, the role needs the book and fails without. Later it stays, because
   no restart would help: each tick that is due is tried again until the database is back or the next is due.
 
