@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: run test check format bench setup clean
 
 run: setup
-	@DEBUG=true $(RUN) app.py --roles api,consume,schedule
+	@exec env DEBUG=true $(RUN) app.py --roles api,consume,schedule
 
 test: setup
 	@$(RUN) -m pytest --numprocesses 2 --dist worksteal --cov --cov-report= $(PYTEST_ARGS)

@@ -18,6 +18,12 @@ from schema.status import RoleReport, Status
 WIDEST = 110
 """Columns that the panel takes at most."""
 
+LABEL = 20
+"""Columns that the names of queues, jobs and roles get before they are cut."""
+
+MARGIN = 3
+"""Columns that stay free on the right: there a terminal echoes `^C`, which would wrap, and leave a line behind."""
+
 _ROOMY, _WIDE = 70, 90
 """Columns from which on the panel has room for restarts, and for totals."""
 
@@ -40,7 +46,8 @@ def render(status: Status, *, rates: Mapping[str, float], width: int) -> Rendera
     """
     problems = list(_problems(status))
     facts = Table.grid(padding=(0, 2))
-    facts.add_column(no_wrap=True, style="dim")
+    labels = [label for label, _ in (*problems, *_facts(status))]
+    facts.add_column(no_wrap=True, style="dim", min_width=min(LABEL, max(map(len, labels), default=0)))
     facts.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     for label, text in (*problems, *_facts(status)):
         facts.add_row(label, text)
@@ -51,7 +58,7 @@ def render(status: Status, *, rates: Mapping[str, float], width: int) -> Rendera
         title_align="left",
         border_style="magenta" if status.draining else "yellow" if problems else "green",
         box=box.ROUNDED,
-        width=min(width, WIDEST),
+        width=min(width - MARGIN, WIDEST),
     )
 
 
