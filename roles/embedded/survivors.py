@@ -27,7 +27,7 @@ MARK = "ROLECALL_EMBEDDED"
 
 def marked_with(directory: Path) -> list[int]:
     """The processes that were started for the service in `directory`, or by one that was."""
-    wanted = f"{MARK}={directory}".encode()
+    wanted = os.fsencode(f"{MARK}={directory}")
     return _processes(lambda entry: wanted in (entry / "environ").read_bytes().split(b"\0"))
 
 
