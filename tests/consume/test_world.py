@@ -71,7 +71,10 @@ async def door_to(database_url: str) -> AsyncIterator[tuple[Door, str]]:
 async def test_the_database_goes_away_under_a_stream_of_messages(
     producer: Producer, amqp_url: str, database_url: str
 ) -> None:
+    all_sent = anyio.Event()
+
     async def store(message: Note, work: Work) -> None:
+        await all_sent.wait()
         await students.create(work.connection, NewStudent(name=message.text))
         await anyio.sleep(0.01)
 
@@ -82,6 +85,7 @@ async def test_the_database_goes_away_under_a_stream_of_messages(
     ):
         for number in range(600):
             await producer.send(f"{number:03}")
+        all_sent.set()
         await eventually(lambda: running.tally().finished > 20)
         for _ in range(2):
             door.shut()
