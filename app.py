@@ -25,7 +25,7 @@ from roles.clock import SystemClock
 from roles.database.role import DatabaseRole
 from roles.embedded.servers import Servers, running_database
 from roles.events import DrainStarted, Event, Failure, RoleStarted
-from roles.failures import DrainTimeout, RestartBudgetExhausted, classify, describe
+from roles.failures import SupervisionError, classify, describe
 from roles.logs import choose_mode, configure, log_event
 from roles.ops.console import places
 from roles.ops.panel import PanelRole, announce, listener
@@ -117,7 +117,7 @@ def _exit_with(main: Callable[[Settings], Coroutine[Any, Any, int]], settings: S
         code = anyio.run(main, settings, backend_options={"use_uvloop": True})
     except Exception as error:
         failure = classify(error)
-        if failure is Failure.BUG and not isinstance(error, RestartBudgetExhausted | DrainTimeout):
+        if failure is Failure.BUG and not isinstance(error, SupervisionError):
             raise
         raise _failure(describe(error), 2 if failure is Failure.CONFIGURATION else 1) from None
     raise typer.Exit(code)

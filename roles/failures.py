@@ -1,7 +1,7 @@
 """How a role can fail, and which of the three kinds of `schema.errors` a failure is.
 
 ```
-Exception
+SupervisionError
 ├── UnexpectedReturn         a role returned although nobody had asked it to stop
 ├── StartTimeout             it had not started in time
 ├── RestartBudgetExhausted   it failed too often, and a budget was set
@@ -15,19 +15,23 @@ from roles.events import Failure
 from schema.errors import ConfigurationError, DependencyUnavailable
 
 
-class UnexpectedReturn(Exception):
+class SupervisionError(Exception):
+    """What the supervisor itself has to say; the message is meant for people."""
+
+
+class UnexpectedReturn(SupervisionError):
     """A role returned although nobody had asked it to stop."""
 
 
-class StartTimeout(Exception):
+class StartTimeout(SupervisionError):
     """A role had not called `started()` in time."""
 
 
-class RestartBudgetExhausted(Exception):
+class RestartBudgetExhausted(SupervisionError):
     """A role failed more often than `supervisor.max_restarts` in `supervisor.restart_window`."""
 
 
-class DrainTimeout(Exception):
+class DrainTimeout(SupervisionError):
     """Roles had to be cancelled because the drain's deadline was over."""
 
 
@@ -47,6 +51,6 @@ def describe(error: BaseException) -> str:
     """The error in one text: what was meant for people of ours, with its type where it is a bug."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(dict.fromkeys(describe(inner) for inner in error.exceptions))
-    if isinstance(error, ConfigurationError | DependencyUnavailable | UnexpectedReturn | StartTimeout):
+    if isinstance(error, ConfigurationError | DependencyUnavailable | SupervisionError):
         return str(error)
     return f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -16,6 +16,12 @@ from tests.e2e.support import FAULTY_APP, App, channel, publish, running
 
 pytestmark = pytest.mark.anyio
 
+PROMISED = 1.0
+"""Seconds after `supervisor.drain_timeout` in which the process has ended."""
+
+BUSY = 2.0
+"""Seconds that a machine with more to do than it has cores may add to that."""
+
 ORDERS: dict[str, Any] = {"exchange": "test.exchange", "queue": "test.orders"}
 
 
@@ -88,7 +94,7 @@ async def test_a_handler_that_will_not_stop_is_left_behind_in_time(
         began = time.monotonic()
         app.kill(signal.SIGTERM)
         assert await app.exited() == 1
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 1 + PROMISED + BUSY
 
 
 async def test_a_handler_that_outlasts_the_drain_is_cut_off_and_its_message_comes_back(
@@ -102,7 +108,7 @@ async def test_a_handler_that_outlasts_the_drain_is_cut_off_and_its_message_come
         await in_flight(app, "consume", 1)
         began = time.monotonic()
         assert await app.stop() == 1
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 1 + PROMISED + BUSY
         assert "cut off after supervisor.drain_timeout = 1s: consume" in app.output
     async with channel(url) as other:
         assert (await other.queue_declare("test.orders", passive=True)).message_count == 1
@@ -124,7 +130,7 @@ async def test_a_second_signal_exits_at_once(here: Path, services: dict[str, str
         began = time.monotonic()
         app.kill(signal.SIGTERM)
         assert await app.exited() == 1
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < BUSY
 
 
 async def test_ctrl_c_drains_like_sigterm(here: Path, services: dict[str, str]) -> None:
