@@ -43,11 +43,11 @@ async def test_sigterm_under_load_loses_nothing_and_the_receipt_adds_up(here: Pa
 
         async def ask() -> None:
             async with httpx.AsyncClient(base_url=base, timeout=20, trust_env=False) as client:
-                answers.append((await client.get("/api/v1/faults/slow/800")).status_code)
+                answers.append((await client.get("/api/v1/faults/slow/3000")).status_code)
 
         async with channel(url) as producer, anyio.create_task_group() as clients:
             for number in range(messages):
-                await publish(producer, {"seconds": 0.7}, message_id=f"m-{number}", **ORDERS)
+                await publish(producer, {"seconds": 2}, message_id=f"m-{number}", **ORDERS)
             for _ in range(30):
                 clients.start_soon(ask)
             await in_flight(app, "api", 30)
