@@ -92,9 +92,19 @@ def create_app(settings: Settings) -> Api:
         conversion_preference="pydantic",
         openapi_provider_class=OpenAPI,
     )
+    app.make_response = _unless_made(app.make_response)  # type: ignore[method-assign]
     for blueprint in ROUTES:
         app.register_blueprint(blueprint, url_prefix=f"{PREFIX}{blueprint.url_prefix}")
     add_problem_pages(app)
     if settings.debug:
         add_docs(app)
     return app
+
+
+def _unless_made(convert: Any) -> Any:
+    """quart-schema looks closely at all that a route returns; at a `Response` there is nothing for it to find."""
+
+    async def make_response(result: object) -> object:
+        return result if type(result) is Response else await convert(result)
+
+    return make_response

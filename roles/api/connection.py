@@ -12,9 +12,6 @@ its three releases that we saw differ in what they do with a cancelled handler. 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -24,6 +21,7 @@ from quart import Response
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 
+from roles.api.client_watch import ClientWatch
 from roles.api.errors import RequestTimedOut, problem_for
 from roles.api.replies import problem_reply
 from roles.cancellation import StrayCancellation, stray_cancellation_as
@@ -53,26 +51,20 @@ class Connection:
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Handles the request; ASGI's entry point."""
-        arrived = gone = False
+        client: ClientWatch | None = None
         with anyio.move_on_after(self._app.request_timeout) as deadline:
             try:
                 body = await self._read(receive)
             except ClientGone:
                 return
             except RequestEntityTooLarge as error:
-                await self._send(self._answer(error), receive, send)
-                return
-            arrived = True
-            with cancelled_when_gone(receive, deadline) as watch:
-                await self._send(await self._handle(body), receive, send)
-            gone = watch.gone
-        if deadline.cancelled_caught and not gone and not self._answered:
-            seconds = f"{self._app.request_timeout:g} s"
-            late = (
-                RequestTimedOut(f"Not done after {seconds}.")
-                if arrived
-                else RequestTimeout(f"No body after {seconds}.")
-            )
+                response = self._answer(error)
+            else:
+                with ClientWatch(receive, deadline) as client:
+                    response = await self._handle(body)
+            await self._send(response, receive, send)
+        if deadline.cancelled_caught and not self._answered and not (client and client.gone):
+            late = RequestTimeout() if client is None else RequestTimedOut(f"over {self._app.request_timeout:g} s")
             with anyio.move_on_after(SEND_TIMEOUT):
                 await self._send(self._answer(late), receive, send)
 
@@ -142,38 +134,6 @@ class Connection:
         if self._unread:
             await _discard(receive)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-class _Watch:
-    gone = False
-
-
-@contextmanager
-def cancelled_when_gone(receive: ASGIReceiveCallable, scope: anyio.CancelScope) -> Iterator[_Watch]:
-    """Cancels `scope` if the client closes its connection within the block.
-
-    After the body, the next event is the client's going. A task that waits for it would cost more than many a
-    handler, so the waiting is done with the future that `receive` waits for in the end: Hypercorn's queue's.
-    """
-    watch = _Watch()
-
-    def went(_event: object = None) -> None:
-        watch.gone = True
-        scope.cancel()
-
-    waiting = cast("Coroutine[asyncio.Future[Any], None, object]", receive())
-    try:
-        event = waiting.send(None)
-    except StopIteration:  # it had gone already
-        went()
-        yield watch
-        return
-    event.add_done_callback(went)
-    try:
-        yield watch
-    finally:
-        event.remove_done_callback(went)
-        waiting.close()
 
 
 def _announced_length(scope: HTTPScope) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import quart
@@ -11,6 +12,10 @@ from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 class Request(quart.Request):
     """A request whose body has been read before it is dispatched (see `roles.api.connection`)."""
+
+    @cached_property
+    def blueprints(self) -> list[str]:  # Quart works it out three times a request
+        return super().blueprints
 
     async def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:  # noqa: ARG002, FBT001, FBT002 - Quart's signature
         """The body's JSON. pydantic's parser bounds nesting, which Python's answers with a RecursionError.

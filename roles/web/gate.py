@@ -8,10 +8,10 @@ cut off, and ends connections while the server drains.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from collections.abc import Iterable
 from time import perf_counter
-from uuid import uuid4
 
 import anyio
 import structlog
@@ -45,6 +45,7 @@ class Gate:
     def __init__(self, app: ASGIFramework, *, tally: Tally, draining: anyio.Event, log_requests: bool = True) -> None:
         self._app, self._tally, self._draining, self._log_requests = app, tally, draining, log_requests
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._log = log.bind()  # once: structlog's lazy logger is set up anew at each use
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
@@ -105,7 +106,7 @@ class Gate:
             else:
                 self._tally.failed += 1
             if self._log_requests:
-                log.info(
+                self._log.info(
                     "request",
                     method=scope["method"],
                     path=_printable(scope),
@@ -119,7 +120,7 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == REQUEST_ID and _VALID_ID.fullmatch(value):
             return value.decode("ascii")
-    return uuid4().hex
+    return f"{random.getrandbits(128):032x}"
 
 
 def _printable(scope: HTTPScope) -> str:
