@@ -16,6 +16,7 @@ import structlog
 from pydantic import BaseModel, ValidationError
 
 from clients.errors import UpstreamError, UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
+from schema.duration import format_duration
 from schema.settings import Client
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -74,7 +75,9 @@ class Service:
             with anyio.fail_after(self.settings.timeout.total_seconds()):
                 return await self._attempts(request)
         except TimeoutError:
-            raise UpstreamTimeout(f"{self._place(request)}: no answer in {self.settings.timeout}") from None
+            raise UpstreamTimeout(
+                f"{self._place(request)}: no answer in {format_duration(self.settings.timeout)}"
+            ) from None
 
     def decode(self, response: httpx.Response, model: type[Model]) -> Model:
         """The body of a successful answer, as a `model`.
