@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import Context
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from rich.table import Table
 
 from clients import open_clients
 from db.pool import create_pool, current_pool
-from db.schema_version import behind, head, upgrade
+from db.schema_version import add_revision, behind, head, upgrade
 from roles.clock import SystemClock
 from roles.database.role import DatabaseRole
 from roles.embedded.servers import Servers, running_database
@@ -99,6 +100,16 @@ def migrate(context: typer.Context, config_file: ConfigFile = None) -> None:
 
 
 @cli.command()
+def revision(
+    context: typer.Context,
+    message: Annotated[str, typer.Argument(help="What the migration does: it becomes the name of its file.")],
+    config_file: ConfigFile = None,
+) -> None:
+    """Write a migration from what the database is to what the tables in `db/` say. Read it before you run it."""
+    _exit_with(partial(_add_revision, message=message), _load(config_file or context.obj).settings)
+
+
+@cli.command()
 def check(context: typer.Context, config_file: ConfigFile = None) -> None:
     """Verify declarations, database and brokers: a line per finding, and exit code 2 if one of them is bad."""
     _exit_with(_check, _load(config_file or context.obj).settings)
@@ -140,13 +151,14 @@ async def _serve(settings: Settings) -> int:
     starting: set[str] = set()
 
     def emit(event: Event) -> None:
-        listen(event)
+        Context().run(listen, event)  # whatever is bound to the logs here is not about the event
         if isinstance(event, DrainStarted):
             exit_after(limit)
         if isinstance(event, RoleStarted) and event.role in starting:
             starting.remove(event.role)
             if not starting:
-                announce(console, places(resources.board.addresses, debug=settings.debug, **servers.places()))
+                here = places(resources.board.addresses, debug=settings.debug, **servers.places())
+                Context().run(announce, console, here)
 
     supervisor = Supervisor(policy=settings.supervisor, clock=resources.clock, emit=emit)
     specs = _specs(resources, servers, supervisor, console)
@@ -227,6 +239,16 @@ async def _migrate(settings: Settings) -> int:
     async with running_database(settings) as url:
         await upgrade(url)
     typer.echo(f"the database's schema is at {head()}")
+    return 0
+
+
+async def _add_revision(settings: Settings, *, message: str) -> int:
+    configure("plain", "warning")
+    async with running_database(settings) as url:
+        if settings.database.url.get_secret_value() == EMBEDDED:
+            await upgrade(url)
+        path = await add_revision(url, message)
+    typer.echo("no migration: the database is what the tables say" if path is None else str(path))
     return 0
 
 

@@ -8,7 +8,7 @@ The composition root opens one pool and makes it `current_pool`; tasks inherit i
 
 ```
 DatabaseUnavailable (DependencyUnavailable)    the server is away, shutting down or not reachable
-└── PoolExhausted                              all connections are taken and have been for `pool_timeout`
+└── PoolExhausted                              it is there, but all connections are taken, for `pool_timeout`
 psycopg.Error                                  anything else: the statement's own failure
 ```
 """
@@ -20,18 +20,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import psycopg
 import psycopg_pool
 from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow
 
 from db.query import Connection
 from schema.errors import DependencyUnavailable
 from schema.settings import Database
 
-Pool = psycopg_pool.AsyncConnectionPool[Connection]
+
+class Pool(psycopg_pool.AsyncConnectionPool[Connection]):
+    """psycopg's pool, which also remembers why the last attempt to connect failed."""
+
+    last_failure: Exception | None = None
+    """None if it succeeded."""
+
 
 current_pool: ContextVar[Pool] = ContextVar("current_pool")
 """The pool of this process; set once, by the composition root."""
@@ -78,8 +85,21 @@ def create_pool(url: str, settings: Database) -> Pool:
     }
     if not settings.prepare_statements:
         keywords["prepare_threshold"] = None
-    return psycopg_pool.AsyncConnectionPool(
+
+    class Noting(psycopg.AsyncConnection[TupleRow]):
+        @classmethod
+        async def connect(cls, *arguments: Any, **options: Any) -> Self:
+            try:
+                made = await super().connect(*arguments, **options)
+            except psycopg.Error as error:
+                pool.last_failure = error
+                raise
+            pool.last_failure = None
+            return made
+
+    pool = Pool(
         url,
+        connection_class=Noting,
         kwargs=keywords,
         open=False,
         name="rolecall",
@@ -89,6 +109,7 @@ def create_pool(url: str, settings: Database) -> Pool:
         timeout=settings.pool_timeout.total_seconds(),
         reconnect_timeout=1.0,
     )
+    return pool
 
 
 @asynccontextmanager
@@ -104,7 +125,7 @@ async def connection() -> AsyncIterator[Connection]:
         yield conn
     except psycopg.Error as error:
         if is_unavailable(error) or conn.broken:
-            raise DatabaseUnavailable(f"PostgreSQL: {error}") from error
+            raise DatabaseUnavailable(f"PostgreSQL: {one_line(error)}") from error
         raise
     finally:
         with anyio.CancelScope(shield=True):
@@ -134,6 +155,11 @@ async def unit_of_work() -> AsyncIterator[Work]:
             await conn.execute(b"COMMIT")
 
 
+def one_line(error: BaseException) -> str:
+    """What libpq has to say, without its line breaks."""
+    return " ".join(str(error).split())
+
+
 def is_unavailable(error: psycopg.Error) -> bool:
     """Whether `error` tells of the world and not of the statement: SQLSTATE 08xxx, 57P0x, or no answer at all."""
     state = error.sqlstate
@@ -153,6 +179,8 @@ async def _checked_out(pool: Pool) -> Connection:
         try:
             conn = await pool.getconn(timeout=deadline - anyio.current_time())
         except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
+            if pool.last_failure is not None:
+                raise DatabaseUnavailable(f"PostgreSQL: {one_line(pool.last_failure)}") from error
             raise PoolExhausted(f"PostgreSQL: {error}") from error
         except psycopg_pool.PoolClosed as error:
             raise DatabaseUnavailable("PostgreSQL: the pool is not open") from error

@@ -36,7 +36,7 @@ def stray_cancellation_as(error: type[Exception] = StrayCancellation, message: s
 async def isolated(call: Callable[[], Awaitable[None]]) -> None:
     """Awaits `call` in a task of its own, so that no trace of a cancellation inside it is left on the caller's.
 
-    On Python 3.11 an `asyncio.TaskGroup` whose child fails cancels the task that waits for it, and leaves it
+    Before Python 3.13 an `asyncio.TaskGroup` whose child fails cancels the task that waits for it, and leaves it
     counted as cancelled. The next of anyio's scopes that such a task leaves takes that for a cancellation of all
     that is around it.
     """

@@ -16,7 +16,7 @@ LIMIT = 1024 * 1024
 """Bytes that wait for a slow reader; about five thousand records."""
 
 _CHUNK = select.PIPE_BUF
-"""What a pipe that is ready takes without blocking (POSIX)."""
+"""What a pipe that is ready takes without blocking (POSIX); a terminal makes no such promise."""
 
 
 class Outlet:
@@ -27,13 +27,14 @@ class Outlet:
         self._stream = stream
         self._waiting = bytearray()
         self._lost = 0
-        self._fd = -1
+        self._fd = self._shared = -1
         self._ready = select.poll()
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
         if stream is not None:
             try:
                 stream.flush()
-                self._fd = stream.fileno()
+                self._shared = stream.fileno()
+                self._fd = _without_blocking(self._shared)
                 self._ready.register(self._fd, select.POLLOUT)
             except (OSError, ValueError):
                 pass  # in memory, or closed already: `write` finds out
@@ -84,5 +85,17 @@ class Outlet:
         self._waiting.clear()
         if self._fd >= 0:  # what others have buffered must not fail at exit, which would end the process with 120
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._fd)
+            for descriptor in {self._fd, self._shared}:
+                os.dup2(nowhere, descriptor)
             os.close(nowhere)
+
+
+def _without_blocking(descriptor: int) -> int:
+    """A descriptor for the same place whose writes never wait.
+
+    A terminal that was stopped is opened once more: made non-blocking as it is, it would be so for the shell as
+    well, which shares it.
+    """
+    if not os.isatty(descriptor):
+        return descriptor
+    return os.open(os.ttyname(descriptor), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

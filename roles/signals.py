@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first drains, the second exits at once; a drain that hangs is ended by an alarm."""
+"""SIGTERM, SIGINT and SIGHUP: the first drains, the second exits at once; a drain that hangs is ended by an alarm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HARD_EXIT_DELAY = timedelta(seconds=0.8)
 
 @contextmanager
 def draining_on_signals(stop: anyio.Event, limit: timedelta) -> Iterator[None]:
-    """Sets `stop` at the first SIGTERM or SIGINT, and exits with 1 at the second, while the block lasts.
+    """Sets `stop` at the first SIGTERM, SIGINT or SIGHUP, and exits with 1 at the second, while the block lasts.
 
     The handlers are the interpreter's and not the loop's, so that they work in a process whose loop is blocked.
     Embedded servers end with us: the kernel signals them when their parent dies.
@@ -38,7 +38,7 @@ def draining_on_signals(stop: anyio.Event, limit: timedelta) -> Iterator[None]:
         exit_after(limit)
         loop.call_soon_threadsafe(stop.set)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.signal(number, on_signal) for number in numbers]
     alarm = signal.signal(signal.SIGALRM, lambda *_: _exit_now("the drain did not end in its time: exits at once"))
     try:

@@ -118,10 +118,11 @@ class Supervisor:
         missing = [need for need in child.spec.needs if not self._children[need].ran.is_set()]
         if missing:
             self._emit(RoleWaiting(child.spec.name, tuple(missing)))
-            child.last_error = f"waits for {', '.join(missing)}"
             async with until(child.stop):
-                for need in missing:
-                    await self._children[need].ran.wait()
+                while missing:
+                    child.last_error = f"waits for {', '.join(missing)}"
+                    await self._children[missing[0]].ran.wait()
+                    missing = [need for need in missing if not self._children[need].ran.is_set()]
                 child.last_error = None
 
     async def _run_once(self, child: Child) -> Exception | None:

@@ -153,7 +153,7 @@ class Api(Section):
 
 class Ops(Section):
     bind: Bind = Address("127.0.0.1:8091")
-    probe_timeout: PositiveDuration = timedelta(seconds=2)
+    probe_timeout: PositiveDuration = timedelta(seconds=3)
 
 
 class Consume(Section):

@@ -29,6 +29,9 @@ SHORT_NAMES = {"ROLES": ("roles",), "DEBUG": ("debug",)}
 Key = tuple[str, ...]
 """The path of a setting: `("amqp", "example", "url")`."""
 
+_SERVICE_LINK = re.compile(r"APP_(?:[A-Z0-9_]+_)?(?:SERVICE_(?:HOST|PORT)|PORT)(?:_[A-Z0-9_]+)?")
+"""What Kubernetes tells a container about a Service named `app`, or `app-…`: not meant for us."""
+
 _PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):([^/\s]*)@")
 
 
@@ -127,7 +130,8 @@ def _from_environment(source: str, variables: Mapping[str, str | None]) -> Itera
         if name in SHORT_NAMES:
             yield SHORT_NAMES[name], value, Origin(source, name)
     for name, value in variables.items():  # the long name is the more specific one, and wins over the short
-        if name.startswith(PREFIX) and value is not None:
+        foreign = "__" not in name and _SERVICE_LINK.fullmatch(name)
+        if name.startswith(PREFIX) and value is not None and not foreign:
             yield tuple(name.removeprefix(PREFIX).lower().split("__")), value, Origin(source, name)
 
 

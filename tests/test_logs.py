@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -441,6 +442,22 @@ def test_the_outlet_leaves_to_later_what_a_non_blocking_pipe_does_not_take() -> 
     with os.fdopen(writer, "w") as stream:
         outlet = Outlet(stream)
         outlet.write("x" * 300_000)
+        received = 0
+        while received < 300_000:
+            received += len(os.read(reader, 65_536))
+            outlet.flush()
+    os.close(reader)
+
+
+def test_a_terminal_that_is_stopped_holds_nobody_up() -> None:
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w") as stream:
+        outlet = Outlet(stream)
+        began = time.monotonic()
+        for _ in range(300):
+            outlet.write("x" * 1000)  # nobody reads: a terminal takes some kilobytes
+        assert time.monotonic() - began < 1
+        assert os.get_blocking(writer), "the shell shares this descriptor, and must not notice"
         received = 0
         while received < 300_000:
             received += len(os.read(reader, 65_536))

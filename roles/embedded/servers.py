@@ -13,6 +13,7 @@ from roles.embedded.claim import is_claimed_elsewhere
 from roles.embedded.postgres import Postgres
 from roles.embedded.rabbitmq import RabbitMQ
 from roles.role import RoleSpec, Stage
+from schema.errors import ConfigurationError
 from schema.settings import EMBEDDED, Settings
 
 START_TIMEOUT = timedelta(minutes=5)
@@ -29,8 +30,15 @@ class Servers:
     def __init__(self, settings: Settings, *, broker: bool) -> None:
         database = settings.database.url.get_secret_value()
         brokers = {name: each.url.get_secret_value() for name, each in settings.amqp.items()}
-        self.postgres = Postgres(settings.embedded.directory) if database == EMBEDDED else None
-        self.rabbitmq = RabbitMQ(settings.embedded.directory) if broker and EMBEDDED in brokers.values() else None
+        directory = settings.embedded.directory
+        try:
+            self.postgres = Postgres(directory) if database == EMBEDDED else None
+            self.rabbitmq = RabbitMQ(directory) if broker and EMBEDDED in brokers.values() else None
+        except OSError as error:
+            raise ConfigurationError(
+                f"embedded.directory = {str(directory)!r} cannot be used: {error.strerror}: {error.filename}: choose "
+                "another, or set database.url and amqp.<name>.url to servers of yours"
+            ) from error
         self.database_url = self.postgres.url if self.postgres else database
         self.amqp_urls = {
             name: self.rabbitmq.url if self.rabbitmq and url == EMBEDDED else url for name, url in brokers.items()

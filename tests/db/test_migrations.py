@@ -40,16 +40,26 @@ async def test_a_database_at_head_is_not_behind(pool: Pool) -> None:
 @pytest.mark.anyio
 async def test_an_older_database_is_behind_and_says_what_to_do(pool: Pool) -> None:
     async with connection() as conn:
-        await conn.execute("UPDATE alembic_version SET version_num = '0000'")
+        await conn.execute("UPDATE alembic_version SET version_num = '0001'")
         problem = await behind()
         assert problem == (
-            f"the database's schema is at 0000, this program needs {head()}: "
+            f"the database's schema is at 0001, this program needs {head()}: "
             "run `python app.py migrate`, or start with --migrate"
         )
         await conn.execute("DROP TABLE alembic_version")
         problem = await behind()
         assert problem is not None
         assert "is at nothing" in problem
+
+
+@pytest.mark.anyio
+async def test_a_database_that_a_newer_program_has_migrated_is_not_behind(pool: Pool, database_url: str) -> None:
+    async with connection() as conn:
+        await conn.execute("UPDATE alembic_version SET version_num = '9999'")
+        assert await behind() is None
+        await upgrade(database_url)
+        row = await (await conn.execute("SELECT version_num FROM alembic_version")).fetchone()
+    assert row == ("9999",)
 
 
 @pytest.mark.anyio

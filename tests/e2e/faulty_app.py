@@ -18,7 +18,7 @@ import roles.schedule.jobs
 from app import cli
 from db.pool import Work
 from roles.consume import Ladder, consumer
-from roles.schedule.declarations import every
+from roles.schedule import every
 
 
 class Order(BaseModel):

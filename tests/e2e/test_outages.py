@@ -132,14 +132,14 @@ async def test_postgresql_goes_away_and_comes_back(here: Path, tmp_path: Path, a
 
 async def test_a_database_that_is_behind_is_said_and_waited_for(here: Path, services: dict[str, str]) -> None:
     with psycopg.connect(services["APP_DATABASE__URL"], autocommit=True) as admin:
-        admin.execute("UPDATE alembic_version SET version_num = '0000'")
+        admin.execute("UPDATE alembic_version SET version_num = '0001'")
         async with running(here, environ=services, wait=False) as app:
             await app.connect()
             reasons = await app.not_ready()
             assert "run `python app.py migrate`" in reasons["schema"]
             assert "waits for database" in reasons["role:consume"]
             row = admin.execute("SELECT max(version_num) FROM alembic_version").fetchone()
-            assert row == ("0000",)
+            assert row == ("0001",)
 
 
 async def test_a_deleted_queue_is_declared_and_consumed_again(

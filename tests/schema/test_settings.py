@@ -87,6 +87,20 @@ def test_other_peoples_variables_are_none_of_ours(tmp_path: Path) -> None:
     )
 
 
+def test_what_kubernetes_says_of_a_service_named_app_is_none_of_ours(tmp_path: Path) -> None:
+    links = {
+        "APP_SERVICE_HOST": "10.0.0.1",
+        "APP_SERVICE_PORT": "8090",
+        "APP_SERVICE_PORT_HTTP": "8090",
+        "APP_PORT": "tcp://10.0.0.1:8090",
+        "APP_PORT_8090_TCP": "tcp://10.0.0.1:8090",
+        "APP_PORT_8090_TCP_ADDR": "10.0.0.1",
+        "APP_METRICS_SERVICE_HOST": "10.0.0.1",
+    }
+    assert load(tmp_path, environ=links).settings == Settings()
+    assert "unknown setting" in refusal(tmp_path, environ={"APP_API__PORT": "8090"})
+
+
 @pytest.mark.parametrize(
     ("sources", "message"),
     [

@@ -1,13 +1,13 @@
-"""The jobs of this application. A new one is a line in `JOBS`."""
+"""The jobs of this service. A new one is a function in a file here, and a line in `JOBS`."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from roles.schedule.declarations import Job
-from roles.schedule.jobs.students import hourly_report, rename_students
+from roles.schedule.jobs import students
 
 JOBS: Final[tuple[Job, ...]] = (
-    rename_students,
-    hourly_report,
+    students.rename_students,
+    students.hourly_report,
 )

@@ -6,7 +6,7 @@ import structlog
 
 from db import students
 from db.pool import Work
-from roles.schedule.declarations import cron, every
+from roles.schedule import cron, every
 
 log = structlog.get_logger(__name__)
 
