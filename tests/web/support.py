@@ -1,0 +1,132 @@
+"""A server with an application of the test's own, and clients on raw sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import anyio
+from anyio.abc import SocketStream, TaskStatus
+
+from roles.tally import Tally
+from roles.web.listener import address_of, listen
+from roles.web.server import serve
+from schema.settings import Address
+
+
+async def eventually(condition: Callable[[], object], *, within: float = 10) -> None:
+    """Waits until `condition()` is true, and fails if that takes too long."""
+    with anyio.fail_after(within):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await anyio.sleep(0.005)
+
+
+class Application:
+    """Answers by path: `/` at once, `/slow` when `release` is set, `/bug` never."""
+
+    def __init__(self) -> None:
+        self.release = anyio.Event()
+        self.entered = anyio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        await receive()
+        if scope["path"] == "/slow":
+            self.entered.set()
+            await self.release.wait()
+        if scope["path"] == "/stubborn":
+            self.entered.set()
+            with anyio.CancelScope(shield=True):
+                await self.release.wait()
+        if scope["path"] == "/bug":
+            raise RuntimeError("a bug of the application")
+        headers = [(b"content-length", b"2"), (b"content-type", b"text/plain")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"OK", "more_body": False})
+
+
+@dataclass
+class Client:
+    """One connection."""
+
+    stream: SocketStream
+    buffer: bytearray = field(default_factory=bytearray)
+
+    async def get(self, path: str = "/", headers: str = "") -> tuple[int, dict[str, str], bytes]:
+        await self.send(path, headers)
+        return await self.reply()
+
+    async def send(self, path: str = "/", headers: str = "") -> None:
+        await self.stream.send(f"GET {path} HTTP/1.1\r\nHost: test\r\n{headers}\r\n".encode())
+
+    async def reply(self) -> tuple[int, dict[str, str], bytes]:
+        """The next reply on this connection."""
+        with anyio.fail_after(10):
+            while b"\r\n\r\n" not in self.buffer:
+                self.buffer += await self.stream.receive()
+            head, _, rest = bytes(self.buffer).partition(b"\r\n\r\n")
+            first, *lines = head.decode().split("\r\n")
+            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+            length = int(headers.get("content-length", 0))
+            while len(rest) < length:
+                rest += await self.stream.receive()
+        self.buffer = bytearray(rest[length:])
+        return int(first.split()[1]), headers, rest[:length]
+
+    async def closed(self, *, within: float = 5.0) -> bool:
+        """Whether the server closes this connection, without another word, in so many seconds."""
+        with anyio.move_on_after(within):
+            try:
+                return not await self.stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                return True
+        return False
+
+
+@dataclass(frozen=True)
+class Server:
+    app: Application
+    address: Address
+    stop: anyio.Event
+    stopped: anyio.Event
+    scope: anyio.CancelScope
+    tally: Tally
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Client]:
+        async with await anyio.connect_tcp(self.address.host, self.address.port) as stream:
+            yield Client(stream)
+
+
+@asynccontextmanager
+async def running_server(*, keep_alive_timeout: float = 75.0, log_requests: bool = True) -> AsyncIterator[Server]:
+    listener = listen(Address("127.0.0.1:0"), setting="api.bind")
+    app, stop, stopped, tally = Application(), anyio.Event(), anyio.Event(), Tally()
+    scope = anyio.CancelScope()
+    server = Server(app, address_of(listener), stop, stopped, scope, tally)
+
+    async def run(*, task_status: TaskStatus[None]) -> None:
+        with scope:
+            await serve(
+                app,
+                listener,
+                stop=stop,
+                tally=tally,
+                started=task_status.started,
+                keep_alive_timeout=timedelta(seconds=keep_alive_timeout),
+                log_requests=log_requests,
+            )
+        stopped.set()
+
+    async with anyio.create_task_group() as tasks:
+        with anyio.fail_after(10):
+            await tasks.start(run)
+        yield server
+        app.release.set()
+        stop.set()
+        with anyio.fail_after(10):
+            await stopped.wait()

@@ -1,0 +1,142 @@
+"""The end of a server: nothing that was accepted is lost, and nothing is waited for that need not be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+import anyio
+import pytest
+
+from roles.tally import Tally
+from tests.web.support import Client, Server, eventually, running_server
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_request_in_flight_is_finished_and_told_that_the_connection_ends() -> None:
+    async with running_server() as server, server.client() as client:
+        await client.send("/slow")
+        await server.app.entered.wait()
+        server.stop.set()
+        await anyio.sleep(0.3)  # longer than the server lingers
+        assert not server.stopped.is_set()
+        server.app.release.set()
+        status, headers, body = await client.reply()
+        assert (status, body, headers["connection"]) == (200, b"OK", "close")
+        assert await client.closed()
+        with anyio.fail_after(5):
+            await server.stopped.wait()
+        assert server.tally == Tally(taken=1, finished=1)
+
+
+async def test_nothing_new_is_accepted_while_requests_are_finished() -> None:
+    async with running_server() as server, server.client() as client:
+        await client.send("/slow")
+        await server.app.entered.wait()
+        server.stop.set()
+        with anyio.fail_after(5):
+            while True:
+                try:
+                    async with server.client():
+                        await anyio.sleep(0.01)
+                except OSError:
+                    break
+        assert not server.stopped.is_set()
+
+
+async def test_idle_connections_do_not_hold_the_drain_up() -> None:
+    async with running_server() as server, server.client() as idle, server.client() as silent:
+        await idle.get()
+        began = anyio.current_time()
+        server.stop.set()
+        assert await idle.closed()
+        assert await silent.closed()
+        await server.stopped.wait()
+        assert anyio.current_time() - began < 1
+
+
+async def test_busy_clients_get_an_answer_to_every_request_that_was_accepted() -> None:
+    answered = 0
+
+    async def keep_asking(server: Server) -> None:
+        nonlocal answered
+        while True:
+            try:
+                async with server.client() as client:
+                    await ask_until_told_to_leave(client)
+            except OSError:
+                return  # refused: nothing listens any more
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                continue  # closed before a request was read
+
+    async def ask_until_told_to_leave(client: Client) -> None:
+        nonlocal answered
+        while True:
+            status, headers, _ = await client.get()
+            assert status == 200
+            answered += 1
+            if headers.get("connection") == "close":
+                return
+
+    async with running_server(log_requests=False) as server, anyio.create_task_group() as tasks:
+        for _ in range(32):
+            tasks.start_soon(keep_asking, server)
+        await eventually(lambda: answered >= 500)
+        server.stop.set()
+        with anyio.fail_after(10):
+            await server.stopped.wait()
+        assert server.tally.failed == server.tally.in_flight == 0
+    assert answered == server.tally.finished
+
+
+async def test_when_the_time_to_drain_is_over_what_is_left_is_cut_off_and_answered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    others = asyncio.all_tasks()
+    with caplog.at_level(logging.WARNING):
+        async with running_server() as server, server.client() as client, server.client() as idle:
+            await idle.get()
+            await client.send("/slow", "X-Request-Id: abc\r\n")
+            await server.app.entered.wait()
+            server.stop.set()
+            await anyio.sleep(0.2)
+            began = anyio.current_time()
+            server.scope.cancel()
+            status, headers, body = await client.reply()
+            assert status == 503
+            assert headers["retry-after"]
+            assert json.loads(body)["request_id"] == "abc"
+            await server.stopped.wait()
+            assert anyio.current_time() - began < 1
+            assert server.tally == Tally(taken=2, finished=1, failed=1)
+    assert not caplog.records
+    assert asyncio.all_tasks() <= others
+
+
+async def test_a_server_that_is_cancelled_without_a_drain_ends_as_cleanly(caplog: pytest.LogCaptureFixture) -> None:
+    others = asyncio.all_tasks()
+    with caplog.at_level(logging.WARNING):
+        async with running_server() as server, server.client() as client, server.client() as silent:
+            await client.send("/slow")
+            await server.app.entered.wait()
+            server.scope.cancel()
+            assert (await client.reply())[0] == 503
+            assert await silent.closed()
+            await server.stopped.wait()
+    assert not caplog.records
+    assert asyncio.all_tasks() <= others
+
+
+async def test_a_request_that_will_not_end_does_not_hold_the_process_up() -> None:
+    async with running_server() as server, server.client() as client:
+        await client.send("/stubborn")
+        await server.app.entered.wait()
+        server.stop.set()
+        began = anyio.current_time()
+        server.scope.cancel()
+        with anyio.fail_after(5, shield=True):
+            await server.stopped.wait()
+        assert anyio.current_time() - began < 4
+        server.app.release.set()
