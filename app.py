@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from clients import open_clients
 from db.pool import create_pool, current_pool
-from db.schema_version import add_revision, behind, head, upgrade
+from db.schema_version import add_revision, head, upgrade
 from roles.clock import SystemClock
 from roles.database.role import DatabaseRole
 from roles.embedded.servers import Servers, running_database
@@ -36,8 +36,8 @@ from roles.role import Role, RoleSpec, Stage
 from roles.signals import draining_on_signals, exit_after
 from roles.supervisor import Supervisor
 from roles.watchdog import watchdog
-from schema.errors import ConfigurationError, DependencyUnavailable
-from schema.settings import EMBEDDED, Amqp, Settings
+from schema.errors import ConfigurationError
+from schema.settings import EMBEDDED, Settings
 from schema.settings_sources import LoadedSettings, load_settings
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -112,7 +112,9 @@ def revision(
 @cli.command()
 def check(context: typer.Context, config_file: ConfigFile = None) -> None:
     """Verify declarations, database and brokers: a line per finding, and exit code 2 if one of them is bad."""
-    _exit_with(_check, _load(config_file or context.obj).settings)
+    from checks import check_all
+
+    _exit_with(check_all, _load(config_file or context.obj).settings)
 
 
 def _load(config_file: Path | None, flags: Mapping[str, Any] | None = None) -> LoadedSettings:
@@ -250,63 +252,6 @@ async def _add_revision(settings: Settings, *, message: str) -> int:
         path = await add_revision(url, message)
     typer.echo("no migration: the database is what the tables say" if path is None else str(path))
     return 0
-
-
-async def _check(settings: Settings) -> int:
-    """Prints a line per finding: `ok` or `bad`, what was looked at, and what was found."""
-    from roles.consume.declarations import validate as validate_consumers
-    from roles.consume.handlers import CONSUMERS
-    from roles.schedule.declarations import validate as validate_jobs
-    from roles.schedule.jobs import JOBS
-
-    configure("plain", "error")
-    findings = [
-        *await _findings("consumers", f"{len(CONSUMERS)} declared", lambda: validate_consumers(CONSUMERS, settings)),
-        *await _findings("jobs", f"{len(JOBS)} declared", lambda: validate_jobs(JOBS)),
-        *await _findings("database", "reachable, its schema is at head", partial(_check_database, settings)),
-    ]
-    for name, broker in settings.amqp.items():
-        findings += await _findings(f"amqp.{name}", "reachable", partial(_check_broker, name, broker))
-    for good, subject, text in findings:
-        typer.echo(f"{'ok ' if good else 'bad'}  {subject}: {text}")
-    return 0 if all(good for good, _, _ in findings) else 2
-
-
-async def _findings(
-    subject: str, found: str, look: Callable[[], str | Awaitable[str | None] | None]
-) -> list[tuple[bool, str, str]]:
-    """One finding if `look` comes back (what it says, else `found`), or one for each line of its error."""
-    try:
-        said = look()
-        text = await said if isinstance(said, Awaitable) else said
-    except (ConfigurationError, DependencyUnavailable) as error:
-        return [(False, subject, line) for line in str(error).splitlines()]
-    return [(True, subject, text or found)]
-
-
-async def _check_database(settings: Settings) -> str | None:
-    url = settings.database.url.get_secret_value()
-    if url == EMBEDDED:
-        return "embedded: it is started and migrated with the application"
-    async with create_pool(url, settings.database) as pool:
-        current_pool.set(pool)
-        if problem := await behind():
-            raise ConfigurationError(problem)
-    return None
-
-
-async def _check_broker(name: str, settings: Amqp) -> str | None:
-    from roles.amqp import Broker
-
-    url = settings.url.get_secret_value()
-    if url == EMBEDDED:
-        return "embedded: it is started with the application"
-    broker = Broker(name, url, settings)
-    try:
-        await broker.channel("publish")
-    finally:
-        await broker.aclose()
-    return None
 
 
 if __name__ == "__main__":

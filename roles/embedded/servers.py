@@ -47,9 +47,8 @@ class Servers:
     def places(self) -> dict[str, str]:
         """What a person needs to look into the embedded ones: a shell command, the management page, its login."""
         found = {"psql": self.postgres.psql_line} if self.postgres else {}
-        if self.rabbitmq:
-            login = f"{self.rabbitmq.user} / {self.rabbitmq.password}"
-            found |= {"management": self.rabbitmq.management_url, "login": login}
+        if node := self.rabbitmq:
+            found |= {"management": node.management_url, "user": node.user, "password": node.password}
         return found
 
     def environment(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from json import dumps
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -73,9 +74,11 @@ class Places:
     management: str | None = None
     """RabbitMQ's management page."""
     login: str | None = None
-    """For that page. It is shown on terminals and never logged."""
+    """For that page. It is shown on terminals and never logged, like what it is a part of."""
     curl: str | None = None
-    """Something to try."""
+    """Something to try on the API."""
+    publish: str | None = None
+    """And on the consumer; with the login."""
 
 
 def places(
@@ -84,7 +87,8 @@ def places(
     debug: bool,
     psql: str | None = None,
     management: str | None = None,
-    login: str | None = None,
+    user: str | None = None,
+    password: str | None = None,
 ) -> Places:
     """What runs where.
 
@@ -94,15 +98,20 @@ def places(
         psql: and the rest: what is embedded says for itself where it is.
     """
     api = _url(addresses["api"]) if "api" in addresses else None
-    body = """-H 'content-type: application/json' -d '{"name": "Ada Lovelace"}'"""
+    json = "-H 'content-type: application/json'"
+    message = {"properties": {}, "routing_key": "example.main", "payload_encoding": "string"}
+    body = dumps({**message, "payload": dumps({"name": "Grace Hopper"})})
     return Places(
         api=api,
         docs=f"{api}/docs" if api and debug else None,
         ops=f"{_url(addresses['ops'])}/status",
         psql=psql,
         management=management,
-        login=login,
-        curl=f"curl {body} {api}/api/v1/students" if api else None,
+        login=f"{user} / {password}" if password else None,
+        curl=f"""curl {json} -d '{{"name": "Ada Lovelace"}}' {api}/api/v1/students""" if api else None,
+        publish=f"curl -u {user}:{password} {json} -d '{body}' {management}api/exchanges/%2F/example.exchange/publish"
+        if password
+        else None,
     )
 
 
@@ -115,6 +124,7 @@ def banner(places: Places) -> Text:
         "database": places.psql,
         "RabbitMQ": f"{places.management}  ({places.login})" if places.login else places.management,
         "try": places.curl,
+        "and": places.publish,
     }
     text = Text()
     for label, place in rows.items():

@@ -100,7 +100,7 @@ def listener(console: Console | None) -> Emit:
 def announce(console: Console | None, places: Places) -> None:
     """Says what runs where, once everything is up."""
     if console is None:
-        fields = {name: place for name, place in asdict(places).items() if place and name != "login"}
+        fields = {name: place for name, place in asdict(places).items() if place and name not in ("login", "publish")}
         log.info("ready", **fields)
     else:
         console.print(banner(places), soft_wrap=True)

@@ -80,6 +80,7 @@ def test_a_config_file_can_be_named_before_or_after_the_command(here: Path) -> N
 def test_check_finds_everything_in_order(here: Path, services: dict[str, str]) -> None:
     checked = run(here, "check", environ=services)
     assert checked.stdout.splitlines() == [
+        "ok   routes: 6 declared",
         "ok   consumers: 1 declared",
         "ok   jobs: 2 declared",
         "ok   database: reachable, its schema is at head",
@@ -100,6 +101,7 @@ def test_check_says_what_is_not_in_order(here: Path, services: dict[str, str]) -
     bad = [line for line in checked.stdout.splitlines() if line.startswith("bad")]
     assert len(bad) == 2
     assert "run `python app.py migrate`" in bad[0]
+    assert f"127.0.0.1:{port}" in bad[1] or "refused" in bad[1].lower()
     assert "amqp.example" in bad[1]
     assert "hunter2" not in checked.stdout + checked.stderr
     assert "Traceback" not in checked.stderr

@@ -96,7 +96,8 @@ def test_the_banner_names_every_place_and_keeps_each_on_a_line() -> None:
         debug=True,
         psql="psql -h /run app",
         management="http://127.0.0.1:15672/",
-        login="me / secret",
+        user="me",
+        password="secret",
     )
 
     lines = dict(text.strip().split(maxsplit=1) for text in drawn(banner(everything), 40, soft_wrap=True) if text)
@@ -107,6 +108,8 @@ def test_the_banner_names_every_place_and_keeps_each_on_a_line() -> None:
     assert lines["database"] == "psql -h /run app"
     assert lines["RabbitMQ"] == "http://127.0.0.1:15672/  (me / secret)"
     assert lines["try"].startswith("curl ")
+    assert lines["and"].startswith("curl -u me:secret ")
+    assert lines["and"].endswith(" http://127.0.0.1:15672/api/exchanges/%2F/example.exchange/publish")
     assert lines["try"].endswith("http://127.0.0.1:8090/api/v1/students")
 
 
@@ -154,7 +157,7 @@ def test_without_a_console_the_banner_is_a_record_without_the_login(monkeypatch:
             seen.append((event, fields))
 
     monkeypatch.setattr("roles.ops.panel.log", Log())
-    announce(None, Places(ops="http://127.0.0.1:1", login="me / secret"))
+    announce(None, Places(ops="http://127.0.0.1:1", login="me / secret", publish="curl -u me:secret"))
     assert seen == [("ready", {"ops": "http://127.0.0.1:1"})]
 
 

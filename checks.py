@@ -1,0 +1,89 @@
+"""What `python app.py check` verifies: all that can be known to be wrong before the application is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import typer
+
+from db.pool import create_pool, current_pool
+from db.schema_version import behind
+from roles.amqp import Broker
+from roles.api.app import create_app
+from roles.consume.declarations import validate as validate_consumers
+from roles.consume.handlers import CONSUMERS
+from roles.embedded.postgres import find_programs
+from roles.logs import configure
+from roles.schedule.declarations import validate as validate_jobs
+from roles.schedule.jobs import JOBS
+from schema.errors import ConfigurationError, DependencyUnavailable
+from schema.settings import EMBEDDED, Amqp, Settings
+
+Look = Callable[[], Coroutine[Any, Any, str]]
+"""Returns what was found to be good; raises what has to be changed, a line for each finding."""
+
+
+async def check_all(settings: Settings) -> int:
+    """Prints a line per finding: `ok` or `bad`, what was looked at, and what was found.
+
+    Returns:
+        The exit code: 0, or 2 if anything is bad.
+    """
+    configure("plain", "critical")  # what a library logs about a failure is in the finding
+    looks: dict[str, Look] = {
+        "routes": partial(_routes, settings),
+        "consumers": partial(_consumers, settings),
+        "jobs": _jobs,
+        "database": partial(_database, settings),
+        **{f"amqp.{name}": partial(_broker, name, broker) for name, broker in settings.amqp.items()},
+    }
+    bad = False
+    for subject, look in looks.items():
+        try:
+            typer.echo(f"ok   {subject}: {await look()}")
+        except (ConfigurationError, DependencyUnavailable) as error:
+            bad = True
+            for line in str(error).splitlines():
+                typer.echo(f"bad  {subject}: {line}")
+    return 2 if bad else 0
+
+
+async def _routes(settings: Settings) -> str:
+    rules = [rule for rule in create_app(settings).url_map.iter_rules() if rule.rule.startswith("/api/")]
+    return f"{len(rules)} declared"
+
+
+async def _consumers(settings: Settings) -> str:
+    validate_consumers(CONSUMERS, settings)
+    return f"{len(CONSUMERS)} declared"
+
+
+async def _jobs() -> str:
+    validate_jobs(JOBS)
+    return f"{len(JOBS)} declared"
+
+
+async def _database(settings: Settings) -> str:
+    url = settings.database.url.get_secret_value()
+    if url == EMBEDDED:
+        find_programs()
+        return "embedded: it is started and migrated with the application"
+    async with create_pool(url, settings.database) as pool:
+        current_pool.set(pool)
+        if problem := await behind():
+            raise ConfigurationError(problem)
+    return "reachable, its schema is at head"
+
+
+async def _broker(name: str, settings: Amqp) -> str:
+    url = settings.url.get_secret_value()
+    if url == EMBEDDED:
+        return "embedded: it is started with the application"
+    broker = Broker(name, url, settings)
+    try:
+        await broker.channel("publish")
+    finally:
+        await broker.aclose()
+    return "reachable"
