@@ -47,7 +47,7 @@ def test_the_panel_tells_the_essentials_at_every_width(width: int) -> None:
     rows = {words[1]: words for text in lines if len(words := text.split()) > 2}
     assert {each.name for each in STATUS.roles} <= rows.keys()
     assert rows["api"][3:7] == ["running", "3m12s", "212.4", "6"]
-    assert rows["example.main"][2:] == ["RabbitMQ:", "connection", "lost", "│"]
+    assert rows["example.main"][2:] == ["broker", "example:", "connection", "refused", "│"]
     assert rows["next"][2:4] == ["rename_students", "12s"]
     assert rows["pool"][2:5] == ["6", "of", "20"]
 
@@ -78,7 +78,7 @@ def test_rates_are_those_of_the_last_seconds() -> None:
     rates = Rates()
 
     def observe(uptime: float, done: int) -> float | None:
-        done_so_far = STATUS.roles[3].model_copy(
+        done_so_far = STATUS.roles[5].model_copy(
             update={"counts": Counts(taken=done, in_flight=0, finished=done, failed=0, given_back=0)}
         )
         return rates.observe(STATUS.model_copy(update={"uptime": uptime, "roles": [done_so_far]})).get("api")
