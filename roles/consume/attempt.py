@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from db.pool import DatabaseUnavailable, unit_of_work
 from roles.amqp import BrokerUnavailable
-from roles.cancellation import stray_cancellation_as
+from roles.cancellation import StrayCancellation
 from roles.consume.declarations import Handler
 from roles.consume.retry import Reject, describe
 from schema.duration import format_duration
@@ -68,16 +68,30 @@ class Attempt:
             raise Undecodable(describe(error)) from error
 
     async def _in_transaction(self, message: BaseModel) -> None:
-        with anyio.move_on_after(self._timeout.total_seconds()) as scope, stray_cancellation_as():
-            try:
+        try:
+            with anyio.move_on_after(self._timeout.total_seconds()) as scope:
                 async with unit_of_work() as work:
                     await self._handler(message, work)
-            except asyncio.CancelledError:
-                # Libraries replace the error that anyio cancels with by one that it does not know, and lets through.
-                await anyio.lowlevel.checkpoint_if_cancelled()
-                raise
-        if scope.cancelled_caught:
+            timed_out = scope.cancelled_caught
+        except asyncio.CancelledError as stray:
+            # Libraries replace the error that anyio cancels with by one that it does not know, and lets through.
+            # Only if this task is cancelled from outside is it one that must go on.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            timed_out = scope.cancel_called
+            if not timed_out:
+                raise StrayCancellation("the handler ended as if it had been cancelled, but nobody had") from stray
+        if timed_out:
             raise HandlerTimeout(f"the handler had not ended after {format_duration(self._timeout)}")
+
+
+def forget_cancellations() -> None:
+    """Resets this task's count of cancellations, of which an `asyncio.TaskGroup` in a handler can leave some behind.
+
+    Before Python 3.13 it does when a child fails, and the next stray cancellation would pass for a real one.
+    """
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
 
 
 def is_world(error: Exception) -> bool:

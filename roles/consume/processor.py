@@ -12,7 +12,7 @@ import structlog
 from roles.amqp import BrokerUnavailable, Delivery, MessageRefused
 from roles.board import ConsumerStatus
 from roles.clock import Clock
-from roles.consume.attempt import Attempt, is_world
+from roles.consume.attempt import Attempt, forget_cancellations, is_world
 from roles.consume.names import parked_queue, wait_queue
 from roles.consume.outage import GivenBack, Outage
 from roles.consume.republisher import Republisher
@@ -102,6 +102,7 @@ class Processor:
             try:
                 await self._attempt(delivery.body)
             except Exception as error:  # noqa: BLE001 - whatever a handler raises is the message's fate
+                forget_cancellations()
                 if not is_world(error):
                     return error
                 await self._database.wait(error, delivery)

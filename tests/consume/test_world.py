@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from urllib.parse import quote
 
 import anyio
-import anyio.abc
 import psycopg
 import pytest
 import structlog
-from anyio.abc import SocketStream
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from db import students
 from db.pool import DatabaseUnavailable, Work
@@ -24,52 +22,33 @@ pytestmark = pytest.mark.anyio
 
 
 class Door:
-    """A TCP port in front of a PostgreSQL that listens on a Unix socket. It can be shut."""
+    """A database that can be shut: its connections end, and it takes no new ones."""
 
-    def __init__(self, socket: str) -> None:
-        self.open = True
-        self._socket = socket
-        self._scopes: set[anyio.CancelScope] = set()
+    def __init__(self, database_url: str) -> None:
+        self._name = str(conninfo_to_dict(database_url)["dbname"])
+        self._admin = make_conninfo(database_url, dbname="postgres")
 
-    def shut(self) -> None:
-        self.open = False
-        for scope in self._scopes:
-            scope.cancel()
+    async def open(self, *, takes_connections: bool = True) -> None:
+        async with await psycopg.AsyncConnection.connect(self._admin, autocommit=True) as admin:
+            statement = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+            await admin.execute(statement.format(sql.Identifier(self._name), sql.Literal(takes_connections)))
 
-    async def serve(self, stream: SocketStream) -> None:
-        async with stream:
-            if not self.open:
-                return
-            async with await anyio.connect_unix(self._socket) as upstream, anyio.create_task_group() as group:
-                self._scopes.add(group.cancel_scope)
-                group.start_soon(self._pump, stream, upstream, group.cancel_scope)
-                group.start_soon(self._pump, upstream, stream, group.cancel_scope)
-            self._scopes.discard(group.cancel_scope)
-
-    async def _pump(
-        self, source: anyio.abc.ByteStream, target: anyio.abc.ByteStream, scope: anyio.CancelScope
-    ) -> None:
-        try:
-            while True:
-                await target.send(await source.receive())
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            scope.cancel()
+    async def shut(self) -> None:
+        await self.open(takes_connections=False)
+        async with await psycopg.AsyncConnection.connect(self._admin, autocommit=True) as admin:
+            ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            await admin.execute(ending, [self._name])
 
 
-@asynccontextmanager
-async def door_to(database_url: str) -> AsyncIterator[tuple[Door, str]]:
-    info = psycopg.conninfo.conninfo_to_dict(database_url)
-    door = Door(f"{info['host']}/.s.PGSQL.{info.get('port', 5432)}")
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    async with listener, anyio.create_task_group() as group:
-        group.start_soon(listener.serve, door.serve)
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        yield door, f"postgresql://{quote(str(info['user']))}@127.0.0.1:{port}/{info['dbname']}"
-        group.cancel_scope.cancel()
+@pytest.fixture
+async def door(database_url: str) -> AsyncIterator[Door]:
+    door = Door(database_url)
+    yield door
+    await door.open()
 
 
 async def test_the_database_goes_away_under_a_stream_of_messages(
-    producer: Producer, amqp_url: str, database_url: str
+    producer: Producer, amqp_url: str, database_url: str, door: Door
 ) -> None:
     all_sent = anyio.Event()
 
@@ -79,16 +58,13 @@ async def test_the_database_goes_away_under_a_stream_of_messages(
         await anyio.sleep(0.01)
 
     subject = Calls(store).declared(retry=milliseconds(20), concurrency=5)
-    async with (
-        door_to(database_url) as (door, url),
-        consuming(subject, amqp_url=amqp_url, database_url=url) as running,
-    ):
+    async with consuming(subject, amqp_url=amqp_url, database_url=database_url) as running:
         for number in range(600):
             await producer.send(f"{number:03}")
         all_sent.set()
         await eventually(lambda: running.tally().finished > 20)
         for _ in range(2):
-            door.shut()
+            await door.shut()
             await eventually(lambda: running.status().reason)
             reason = running.status().reason
             assert reason is not None
@@ -97,7 +73,7 @@ async def test_the_database_goes_away_under_a_stream_of_messages(
             finished = running.tally().finished
             await anyio.sleep(1)
             assert running.tally().finished == finished
-            door.open = True
+            await door.open()
             await eventually(lambda: running.status().reason is None)
             await eventually(lambda before=finished: running.tally().finished > before + 20)  # type: ignore[misc]
         await eventually(lambda: running.tally().finished == 600)
