@@ -8,7 +8,8 @@ import quart
 from quart import Quart, Response
 from quart.sessions import NullSession, SessionInterface
 from quart_schema import Info, QuartSchema
-from werkzeug.routing import IntegerConverter, Map
+from werkzeug.exceptions import NotFound
+from werkzeug.routing import IntegerConverter, Map, ValidationError
 
 from roles.api.connection import Connection
 from roles.api.docs import add_docs, add_problem_pages
@@ -45,6 +46,12 @@ class Id(IntegerConverter):
 
     def __init__(self, url_map: Map, *, max: int = 2**31 - 1, **options: Any) -> None:  # noqa: A002 - its name in routes
         super().__init__(url_map, max=max, **options)
+
+    def to_python(self, value: str) -> Any:
+        try:
+            return super().to_python(value)
+        except ValidationError:  # which Werkzeug takes for the wrong method, where there is a rule for another one
+            raise NotFound from None
 
 
 class NoSessions(SessionInterface):

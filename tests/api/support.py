@@ -1,0 +1,168 @@
+"""The api role at work on a port of its own, and routes that fail on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import anyio
+import httpx
+import psycopg
+from anyio.abc import ByteReceiveStream, SocketStream
+from quart import Blueprint, Response, abort, request
+from quart_schema import document_response
+
+from clients.errors import UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
+from db.pool import Pool, connection
+from roles.api.replies import NoContent, reply
+from roles.api.role import ApiRole
+from roles.resources import Resources
+from roles.tally import Tally
+from schema.errors import DependencyUnavailable
+from schema.settings import Settings
+
+
+@dataclass(frozen=True)
+class RawReply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @staticmethod
+    def parse(data: bytes) -> RawReply:
+        head, _, body = data.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin1").split("\r\n")
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        return RawReply(int(first.split()[1]), headers, body)
+
+    def problem(self) -> Any:
+        assert self.headers["content-type"] == "application/problem+json"
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class RunningApi:
+    http: httpx.AsyncClient
+    host: str
+    port: int
+    stop: anyio.Event
+    tally: Tally
+
+    async def connect(self) -> SocketStream:
+        return await anyio.connect_tcp(self.host, self.port)
+
+    async def raw(self, *parts: bytes) -> RawReply:
+        """Sends bytes over a socket of its own, and reads what comes until the server closes it."""
+        async with await self.connect() as stream:
+            for part in parts:
+                await stream.send(part)
+            return RawReply.parse(await read_all(stream))
+
+
+async def read_all(stream: ByteReceiveStream) -> bytes:
+    data = b""
+    with anyio.fail_after(10):
+        try:
+            while True:
+                data += await stream.receive()
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            return data
+
+
+@asynccontextmanager
+async def running_api(pool: Pool, settings: Settings) -> AsyncIterator[RunningApi]:
+    resources = Resources(settings=settings, pool=pool, amqp_urls={})
+    stop = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        with anyio.fail_after(10):
+            await tasks.start(partial(ApiRole(resources).run, stop=stop))
+        address = resources.board.addresses["api"]
+        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=10) as http:
+            yield RunningApi(http, address.host, address.port, stop, resources.board.tally("api"))
+        stop.set()
+
+
+StartApi = Callable[..., AbstractAsyncContextManager[RunningApi]]
+
+
+@dataclass
+class Faults:
+    """Routes that fail: `/api/v1/faults/…`."""
+
+    error: BaseException | None = None
+    entered: anyio.Event = field(default_factory=anyio.Event)
+    cancelled: anyio.Event = field(default_factory=anyio.Event)
+
+    def blueprint(self) -> Blueprint:
+        blueprint = Blueprint("faults", __name__, url_prefix="/faults")
+
+        @blueprint.get("/raise")
+        @document_response(NoContent, 204)
+        async def raise_error() -> Response:
+            """Raises what the test wants."""
+            assert self.error is not None
+            raise self.error
+
+        @blueprint.get("/abort/<int:status>")
+        @document_response(NoContent, 204)
+        async def abort_with(status: int) -> Response:
+            """Aborts as Quart lets a route do."""
+            abort(status)
+
+        @blueprint.route("/slow", methods=["GET", "POST"])
+        @document_response(NoContent, 204)
+        async def slow() -> Response:
+            """Takes for ever."""
+            self.entered.set()
+            try:
+                await anyio.sleep_forever()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+            return reply(status=204)
+
+        @blueprint.get("/stray")
+        @document_response(NoContent, 204)
+        async def stray() -> Response:
+            """Ends in a cancellation that nobody asked for, as some libraries' calls do."""
+            raise asyncio.CancelledError
+
+        @blueprint.get("/slow-statement")
+        @document_response(NoContent, 204)
+        async def slow_statement() -> Response:
+            """Runs into the statement timeout."""
+            async with connection() as conn:
+                await conn.execute("SELECT pg_sleep(10)")
+            return reply(status=204)
+
+        @blueprint.post("/echo")
+        @document_response(NoContent, 204)
+        async def echo() -> Response:
+            """Says how long the body was, whatever it is."""
+            return Response(str(len(await request.get_data())))
+
+        return blueprint
+
+
+BUGS: list[BaseException] = [
+    RuntimeError("secret"),
+    KeyError("secret"),
+    RecursionError("secret"),
+    ExceptionGroup("secret", [ValueError("secret")]),
+    psycopg.errors.UniqueViolation("secret"),
+]
+
+FAILURES: list[tuple[Exception, int, str]] = [
+    (DependencyUnavailable("secret"), 503, "/problems/unavailable"),
+    (psycopg.errors.QueryCanceled("secret"), 503, "/problems/unavailable"),
+    (psycopg.errors.DeadlockDetected("secret"), 503, "/problems/unavailable"),
+    (psycopg.errors.SerializationFailure("secret"), 503, "/problems/unavailable"),
+    (UpstreamUnavailable("secret"), 502, "/problems/upstream-failed"),
+    (UpstreamInvalid("secret"), 502, "/problems/upstream-failed"),
+    (UpstreamTimeout("secret"), 504, "/problems/upstream-timed-out"),
+]

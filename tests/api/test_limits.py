@@ -1,0 +1,142 @@
+"""How much, how long, and who went away: over sockets, because Quart's test client knows nothing of these."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+from structlog.testing import capture_logs
+
+from tests.api.support import Faults, RawReply, RunningApi, StartApi, read_all
+from tests.web.support import eventually
+
+pytestmark = pytest.mark.anyio
+
+ECHO = b"POST /api/v1/faults/echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+LIMIT = 10_000
+
+
+@pytest.fixture
+async def api(faults: Faults, start_api: StartApi) -> AsyncIterator[RunningApi]:
+    async with start_api(api={"max_content_length": LIMIT, "request_timeout": "400ms"}) as api:
+        yield api
+
+
+def chunked(size: int) -> bytes:
+    return b"%x\r\n%s\r\n" % (size, b"a" * size)
+
+
+async def test_a_body_may_be_as_long_as_the_limit(api: RunningApi) -> None:
+    reply = await api.raw(ECHO + b"Content-Length: %d\r\n\r\n" % LIMIT, b"a" * LIMIT)
+    assert (reply.status, reply.body) == (200, str(LIMIT).encode())
+    reply = await api.raw(ECHO + b"Transfer-Encoding: chunked\r\n\r\n", chunked(LIMIT - 1), chunked(1), b"0\r\n\r\n")
+    assert (reply.status, reply.body) == (200, str(LIMIT).encode())
+
+
+async def test_a_body_that_announces_too_much_is_refused_before_it_is_sent(api: RunningApi) -> None:
+    async with await api.connect() as stream:
+        await stream.send(ECHO + b"Content-Length: %d\r\n\r\n" % (LIMIT + 1))
+        with anyio.fail_after(1):
+            assert RawReply.parse(await stream.receive()).status == 413
+
+
+async def test_a_client_that_sends_too_much_all_the_same_can_read_why_it_failed(api: RunningApi) -> None:
+    size = 50 * LIMIT
+    reply = await api.raw(ECHO + b"Content-Length: %d\r\n\r\n" % size, b"a" * size)
+    assert reply.status == 413
+    assert reply.problem()["type"] == "/problems/content-too-large"
+
+
+async def test_a_body_that_does_not_say_how_long_it_is_is_counted(api: RunningApi) -> None:
+    async with await api.connect() as stream:
+        await stream.send(ECHO + b"Transfer-Encoding: chunked\r\n\r\n")
+        await stream.send(chunked(LIMIT))
+        await stream.send(chunked(1))
+        with anyio.fail_after(1):
+            reply = RawReply.parse(await stream.receive())
+        assert reply.status == 413  # and the body has not even ended
+
+
+async def test_a_request_that_takes_too_long_is_given_up(faults: Faults, api: RunningApi) -> None:
+    began = anyio.current_time()
+    response = await api.http.get("/api/v1/faults/slow")
+    assert anyio.current_time() - began < 2
+    assert response.status_code == 503
+    assert response.json()["type"] == "/problems/timed-out"
+    assert response.headers["Retry-After"] == "1"
+    assert faults.cancelled.is_set()
+    assert (await api.http.get("/api/v1/students")).status_code == 200
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(api: RunningApi) -> None:
+    for header in (b"Content-Length: 10", b"Transfer-Encoding: chunked"):
+        reply = await api.raw(ECHO + header + b"\r\n\r\n")
+        assert reply.status == 408
+        assert reply.problem()["type"] == "/problems/slow-request"
+
+
+@pytest.mark.usefixtures("faults")
+async def test_a_cancellation_that_nobody_asked_for_is_answered_as_a_bug(api: RunningApi) -> None:
+    with capture_logs() as logs:
+        response = await api.http.get("/api/v1/faults/stray")
+    assert response.status_code == 500
+    assert response.json()["type"] == "/problems/internal-error"
+    assert [entry for entry in logs if entry["event"] == "request failed"]
+    assert (await api.http.get("/api/v1/students")).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"", b"Content-Length: 2\r\n"])
+async def test_a_client_that_goes_away_cancels_its_request(body: bytes, faults: Faults, start_api: StartApi) -> None:
+    with capture_logs() as logs:
+        async with start_api() as api:
+            async with await api.connect() as stream:
+                await stream.send(
+                    b"POST /api/v1/faults/slow HTTP/1.1\r\nHost: x\r\n" + body + b"\r\n" + b"ab" * bool(body)
+                )
+                await faults.entered.wait()
+            with anyio.fail_after(5):
+                await faults.cancelled.wait()
+            await eventually(lambda: not api.tally.in_flight)
+            assert (api.tally.finished, api.tally.failed) == (0, 1)
+    [entry] = [entry for entry in logs if entry["event"] == "request"]
+    assert (entry["status"], entry["complete"]) == (None, False)
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
+
+
+async def test_a_client_that_goes_away_within_its_body_leaves_nothing_behind(
+    start_api: StartApi, faults: Faults
+) -> None:
+    async with start_api() as api:
+        async with await api.connect() as stream:
+            await stream.send(b"POST /api/v1/faults/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+            await eventually(lambda: api.tally.in_flight)
+        await eventually(lambda: not api.tally.in_flight)
+        assert not faults.entered.is_set()
+        assert api.tally.failed == 1
+
+
+async def test_a_client_that_only_half_closes_still_gets_no_answer_that_it_did_not_wait_for(api: RunningApi) -> None:
+    """Hypercorn takes the end of what a client sends for the end of the client; that it is not a hang is enough."""
+    async with await api.connect() as stream:
+        await stream.send(b"GET /api/v1/students HTTP/1.1\r\nHost: x\r\n\r\n")
+        await stream.send_eof()
+        await read_all(stream)
+    assert (await api.http.get("/api/v1/students")).status_code == 200
+
+
+async def test_requests_on_one_connection_are_answered_in_turn(api: RunningApi) -> None:
+    one = b"GET /api/v1/students HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = b"GET /nope HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with await api.connect() as stream:
+        await stream.send(one + one + last)
+        data = await read_all(stream)
+    assert data.count(b"HTTP/1.1 200") == 2
+    assert data.count(b"HTTP/1.1 404") == 1
+    assert api.tally.finished == 3
+
+
+async def test_a_connection_serves_many_requests_and_a_timeout_does_not_end_it(api: RunningApi) -> None:
+    for _ in range(3):
+        assert (await api.http.get("/api/v1/faults/slow")).status_code == 503
+        assert (await api.http.get("/api/v1/students")).status_code == 200
