@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Annotated
 
 import anyio
@@ -154,7 +153,7 @@ async def bench(plan: Plan) -> None:
                     results[work][candidate.name].append(result)
                     print(f"round {number + 1}: {work}: {candidate.name}: {result.rate:,.0f}/s", flush=True)
     for work, found in results.items():
-        best = max(ON_HYPERCORN, key=lambda name: median(result.rate for result in found[name]))
+        best = min(ON_HYPERCORN, key=lambda name: faster(found[OURS], found[name]))
         print(f"\n{comparison(work, 'request', found)}\n")
         print(verdict(f"{work}, against {best}:", faster(found[OURS], found[best]), WORK[work], " ×"))
     print(f"\n{RATIOS}\n{circumstances('bench.http', VERSIONS)}\n{plan}")

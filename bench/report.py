@@ -25,6 +25,11 @@ class Result:
     cpu: float
     """Microseconds of its CPU time per unit of work."""
 
+    @property
+    def busy(self) -> float:
+        """The share of its core that it used: much less than 1, and something else was the bottleneck."""
+        return self.rate * self.cpu / 1e6
+
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """The median, over the rounds, of ours divided by theirs in the same round."""
@@ -45,12 +50,13 @@ def comparison(work: str, unit: str, found: Mapping[str, Sequence[Result]]) -> s
     """The table of one kind of work, a row per candidate; the first is us."""
     ours = next(iter(found.values()))
     return table(
-        (work, f"{unit}s/s", f"CPU per {unit}", "ratio", "ratio by CPU"),
+        (work, f"{unit}s/s", f"CPU per {unit}", "of its core", "ratio", "ratio by CPU"),
         (
             (
                 name,
                 f"{median(result.rate for result in theirs):,.0f}",
                 f"{median(result.cpu for result in theirs):,.0f} µs",
+                f"{median(result.busy for result in theirs):.0%}",
                 f"{faster(ours, theirs):.2f}",
                 f"{cheaper(ours, theirs):.2f}",
             )

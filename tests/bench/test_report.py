@@ -24,10 +24,10 @@ def test_a_comparison_has_a_row_for_each_with_medians_and_ratios() -> None:
     found = {"ours": [Result(2000, 250.4), Result(1000, 300), Result(3000, 200)], "theirs": [Result(1000, 500)] * 3}
 
     assert comparison("GET", "request", found).splitlines() == [
-        "| GET    | requests/s | CPU per request | ratio | ratio by CPU |",
-        "| ------ | ---------: | --------------: | ----: | -----------: |",
-        "| ours   |      2,000 |          250 µs |  1.00 |         1.00 |",
-        "| theirs |      1,000 |          500 µs |  2.00 |         2.00 |",
+        "| GET    | requests/s | CPU per request | of its core | ratio | ratio by CPU |",
+        "| ------ | ---------: | --------------: | ----------: | ----: | -----------: |",
+        "| ours   |      2,000 |          250 µs |         50% |  1.00 |         1.00 |",
+        "| theirs |      1,000 |          500 µs |         50% |  2.00 |         2.00 |",
     ]
 
 
