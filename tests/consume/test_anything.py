@@ -1,0 +1,66 @@
+"""Whatever a stranger's message looks like, if the broker takes it then it comes to an end, and so does the next."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from db.pool import Work
+from roles.amqp import Broker, BrokerUnavailable, MessageRefused, Properties
+from schema.settings import Amqp
+from tests.amqp.support import eventually
+from tests.consume.support import Calls, Note, consuming, milliseconds
+
+pytestmark = pytest.mark.anyio
+
+bodies = st.binary(max_size=50) | st.text(max_size=20).map(lambda text: Note(text=text).model_dump_json().encode())
+names = st.binary(max_size=12) | st.sampled_from([b"x-attempt", b"x-error", b"x-death", b"x-delivery-count", b"CC"])
+values = st.one_of(
+    st.binary(min_size=1, max_size=1).map(lambda data: b"b" + data),
+    st.binary(min_size=4, max_size=4).map(lambda data: b"I" + data),
+    st.binary(min_size=8, max_size=8).map(lambda data: b"l" + data),
+    st.binary(min_size=8, max_size=8).map(lambda data: b"T" + data),
+    st.binary(max_size=30).map(lambda data: b"S" + len(data).to_bytes(4) + data),
+    st.binary(max_size=30).map(lambda data: b"x" + len(data).to_bytes(4) + data),
+    st.just(b"V"),
+    st.just(b"A\x00\x00\x00\x02t\x01"),
+    st.just(b"F\x00\x00\x00\x04\x02\xff\xfeV"),
+)
+fields = st.fixed_dictionaries(
+    {},
+    optional={
+        **{
+            name: st.binary(max_size=20)
+            for name in ("content_type", "correlation_id", "message_id", "type", "app_id")
+        },
+        "timestamp": st.binary(min_size=8, max_size=8),
+        "delivery_mode": st.sampled_from([b"\x01", b"\x02"]),
+        "priority": st.binary(min_size=1, max_size=1),
+    },
+)
+messages = st.tuples(bodies, st.builds(Properties, fields, st.dictionaries(names, values, max_size=4)))
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(messages, min_size=10, max_size=40))
+async def test_whatever_arrives(amqp_url: str, database_url: str, batch: list[tuple[bytes, Properties]]) -> None:
+    async def fail(message: Note, work: Work) -> None:
+        raise ValueError(message.text)
+
+    producer = Broker("example", amqp_url, Amqp())
+    subject = Calls(fail).declared(retry=milliseconds(10))
+    accepted = 0
+    async with consuming(subject, amqp_url=amqp_url, database_url=database_url) as running:
+        channel = await producer.channel("publish")
+        for body, properties in batch:
+            try:
+                await channel.publish(body, properties, exchange="", routing_key="q")
+                accepted += 1
+            except (MessageRefused, BrokerUnavailable):  # not even the broker takes it
+                channel = await producer.channel("publish")
+        status = running.status()
+        await eventually(lambda: status.parked == accepted)
+        assert status.tally.failed == status.retried + status.parked
+        assert status.subscribed
+    await producer.aclose()
