@@ -53,8 +53,6 @@ class Gate:
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1000, "reason": None})
-        else:
-            await self._app(scope, receive, send)
 
     def cut_off(self) -> None:
         """Cancels all requests in flight; each is answered with 503, if it has not been answered yet."""

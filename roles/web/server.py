@@ -1,19 +1,26 @@
-"""Hypercorn, as a part of this process: it owns no signal, binds nothing itself, and drains when it is asked to."""
+"""Hypercorn's HTTP as a part of this process: it owns no signal, binds nothing, and drains when it is asked to.
+
+Hypercorn's `serve()` is made to be a whole process. Here its connections (`hypercorn.asyncio.tcp_server`) run in a
+task group of ours instead, so that the order of the drain is ours, and its end certain.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from socket import socket
 
 import anyio
-from hypercorn.asyncio import serve as serve_with_hypercorn
-from hypercorn.config import Config, Sockets
+import structlog
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
-from roles.cancellation import isolated
+from roles.cancellation import stray_cancellation_as
 from roles.tally import Tally
 from roles.web.gate import Gate
 from roles.web.listener import BACKLOG
@@ -25,26 +32,10 @@ A client that keeps its connection busy learns in that time that it ends, and se
 cut off at once, it could have just sent one that nobody would answer.
 """
 
-NO_LIMIT = 24 * 3600.0
-"""Seconds. Hypercorn wants a deadline for the drain; the one that counts is the supervisor's, by cancellation."""
-
 CUT_OFF_TIMEOUT = 2.0
 """Seconds that requests have to end in after they were cancelled."""
 
-
-class _Config(Config):
-    """Hypercorn's settings, with a socket that is there already.
-
-    Hypercorn asks for its sockets when the application has started up, right before it accepts connections.
-    """
-
-    def __init__(self, listener: socket, started: Callable[[], None]) -> None:
-        super().__init__()
-        self._listener, self._started = listener, started
-
-    def create_sockets(self) -> Sockets:
-        self._started()
-        return Sockets(secure_sockets=[], insecure_sockets=[self._listener], quic_sockets=[])
+log = structlog.get_logger(__name__)
 
 
 async def serve(
@@ -59,42 +50,72 @@ async def serve(
 ) -> None:
     """Serves `app` on `listener` until `stop` is set, then ends what is in flight and returns.
 
-    The drain: replies end their connections, nothing new is accepted, idle connections are closed. It takes as
+    The drain: nothing new is accepted, replies end their connections, idle connections are closed. It takes as
     long as the longest request; cancel it, and those that are left are cut off: cancelled, and answered with 503.
-    The listener is closed in any case.
 
     Params:
-        started: called once the application has started up; connections are accepted from then on.
+        app: an ASGI application; its lifespan is its owner's.
+        started: called once connections are accepted.
         keep_alive_timeout: after that long an idle connection is closed.
     """
-    draining, closing = anyio.Event(), anyio.Event()
+    draining = anyio.Event()
     gate = Gate(app, tally=tally, draining=draining, log_requests=log_requests)
+    config, context = _config(keep_alive_timeout), WorkerContext(None)
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if context.terminated.is_set():
+            writer.close()
+        else:
+            connections.start_soon(
+                _converse,
+                _Connection(ASGIWrapper(gate), asyncio.get_running_loop(), config, context, {}, reader, writer),
+            )
 
     async def drain() -> None:
         try:
             await stop.wait()
+            server.close()
             draining.set()
             await anyio.sleep(LINGER)
-            closing.set()
+            await context.terminated.set()
             await anyio.sleep_forever()
-        finally:  # cancelled, because Hypercorn has ended, or because the time to drain is over
+        finally:  # cancelled, because all connections have ended, or because the time for that is over
+            server.close()
             draining.set()
-            closing.set()
+            await context.terminated.set()
             gate.cut_off()
-            hypercorn.deadline = anyio.current_time() + CUT_OFF_TIMEOUT
+            shield.deadline = anyio.current_time() + CUT_OFF_TIMEOUT
 
-    config = _Config(listener, started)
-    config.include_server_header = False
-    config.accesslog = None
-    config.errorlog = logging.getLogger("hypercorn.error")
-    config.errorlog.setLevel(logging.WARNING)  # what it says below that, we say better
-    config.backlog = BACKLOG
-    config.keep_alive_timeout = keep_alive_timeout.total_seconds()
-    config.graceful_timeout = NO_LIMIT
-    with listener:
-        async with anyio.create_task_group() as tasks:
-            # Cancelling Hypercorn cuts its connections off mid-sentence: it is asked to end, in either case.
-            with anyio.CancelScope(shield=True) as hypercorn:
+    async with anyio.create_task_group() as tasks:
+        server = await asyncio.start_server(accept, sock=listener, backlog=BACKLOG)
+        # A connection that is cancelled ends in the middle of a reply. Only requests are, and by the gate.
+        with anyio.CancelScope(shield=True) as shield:
+            async with anyio.create_task_group() as connections:
                 tasks.start_soon(drain)
-                await isolated(partial(serve_with_hypercorn, gate, config, shutdown_trigger=closing.wait))
-            tasks.cancel_scope.cancel()
+                connections.start_soon(context.terminated.wait)
+                started()
+        tasks.cancel_scope.cancel()
+
+
+class _Connection(TCPServer):
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        # Hypercorn would hold a connection that the client has closed until its keep-alive time is over.
+        await self.idle_task.stop()
+
+
+async def _converse(connection: _Connection) -> None:
+    try:
+        with stray_cancellation_as(message="Hypercorn ended a connection with a cancellation of its own"):
+            await connection.run()
+    except Exception:
+        log.exception("connection failed")
+
+
+def _config(keep_alive_timeout: timedelta) -> Config:
+    config = Config()
+    config.include_server_header = False
+    config.accesslog = None  # the gate's
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.keep_alive_timeout = keep_alive_timeout.total_seconds()
+    return config

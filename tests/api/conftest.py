@@ -1,23 +1,39 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 
-from db.pool import Pool, create_pool, current_pool
+from db.pool import Pool, connection, create_pool, current_pool
 from roles.api.routes import ROUTES
 from schema.settings import Database, Settings
 from tests.api.support import Faults, RunningApi, StartApi, running_api
+from tests.services import PostgresServer
+
+
+@pytest.fixture(autouse=True)
+def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are many roles to stop here, and no busy clients to be nice to."""
+    monkeypatch.setattr("roles.web.server.LINGER", 0.0)
+
+
+@pytest.fixture(scope="session")
+def shared_database_url(postgres: PostgresServer) -> Iterator[str]:
+    """One database for all tests of the API; `pool` empties it."""
+    with postgres.database() as url:
+        yield url
 
 
 @pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Pool]:
-    """An open pool on a fresh database, and the current one. It is small, and it loses its patience fast."""
+async def pool(shared_database_url: str) -> AsyncIterator[Pool]:
+    """An open pool on an empty database, and the current one. It is small, and it loses its patience fast."""
     settings = Database.model_validate({"pool_max_size": 4, "pool_timeout": "300ms", "statement_timeout": "500ms"})
-    async with create_pool(database_url, settings) as pool:
+    async with create_pool(shared_database_url, settings) as pool:
         token = current_pool.set(pool)
+        async with connection() as conn:
+            await conn.execute("TRUNCATE student RESTART IDENTITY")
         yield pool
         current_pool.reset(token)
 

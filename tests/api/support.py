@@ -82,7 +82,7 @@ async def running_api(pool: Pool, settings: Settings) -> AsyncIterator[RunningAp
         with anyio.fail_after(10):
             await tasks.start(partial(ApiRole(resources).run, stop=stop))
         address = resources.board.addresses["api"]
-        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=10) as http:
+        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, verify=False, timeout=10) as http:
             yield RunningApi(http, address.host, address.port, stop, resources.board.tally("api"))
         stop.set()
 

@@ -116,13 +116,15 @@ async def test_a_client_that_goes_away_within_its_body_leaves_nothing_behind(
         assert api.tally.failed == 1
 
 
-async def test_a_client_that_only_half_closes_still_gets_no_answer_that_it_did_not_wait_for(api: RunningApi) -> None:
-    """Hypercorn takes the end of what a client sends for the end of the client; that it is not a hang is enough."""
-    async with await api.connect() as stream:
-        await stream.send(b"GET /api/v1/students HTTP/1.1\r\nHost: x\r\n\r\n")
+async def test_a_client_that_closes_its_half_of_the_connection_is_taken_to_be_gone(
+    faults: Faults, start_api: StartApi
+) -> None:
+    async with start_api() as api, await api.connect() as stream:
+        await stream.send(b"GET /api/v1/faults/slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        await faults.entered.wait()
         await stream.send_eof()
-        await read_all(stream)
-    assert (await api.http.get("/api/v1/students")).status_code == 200
+        assert await read_all(stream) == b""
+        assert faults.cancelled.is_set()
 
 
 async def test_requests_on_one_connection_are_answered_in_turn(api: RunningApi) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from pathlib import Path
 
 import anyio
 import pytest
@@ -140,3 +141,17 @@ async def test_a_request_that_will_not_end_does_not_hold_the_process_up() -> Non
             await server.stopped.wait()
         assert anyio.current_time() - began < 4
         server.app.release.set()
+
+
+async def test_a_connection_that_its_client_closed_is_not_kept() -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    async with running_server() as server:
+        before = descriptors()
+        for _ in range(20):
+            async with server.client() as client:
+                await client.get()
+            async with server.client():
+                pass  # says nothing
+        await eventually(lambda: descriptors() <= before, within=5)

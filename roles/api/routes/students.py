@@ -33,7 +33,10 @@ async def list_students(query_args: StudentPageQuery) -> Response:
 @validate_request(NewStudent)
 @document_response(Student, 201)
 async def create_student(data: NewStudent) -> Response:
-    """Create a student."""
+    """Create a student.
+
+    The `Location` header of the reply says where it is.
+    """
     async with unit_of_work() as work:
         created = await students.create(work.connection, data)
     return reply(created, 201, location=f"{request.path}/{created.id}")
@@ -43,7 +46,10 @@ async def create_student(data: NewStudent) -> Response:
 @document_response(Student)
 @document_response(Problem, 404)
 async def get_student(student_id: int) -> Response:
-    """Get a student by id."""
+    """Get a student by id.
+
+    One that was deleted is found too, with `active: false`.
+    """
     async with connection() as conn:
         found = await students.get(conn, student_id)
     return reply(found or not_found("student", student_id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from quart import Blueprint, Response
 from quart_schema import document_response, tag_blueprint, validate_querystring
 
-from clients import timezone_client
+from clients import clients
 from roles.api.replies import not_found, reply
 from schema.problems import Problem
 from schema.timezone import Timezone, TimezoneQuery
@@ -25,5 +25,5 @@ async def get_timezone(query_args: TimezoneQuery) -> Response:
 
     The timezone's name is `area/city`. The answer is the timezone service's.
     """
-    found = await timezone_client().get(query_args.area, query_args.city)
+    found = await clients().timezone.get(query_args.area, query_args.city)
     return reply(found or not_found("timezone", f"{query_args.area}/{query_args.city}"))

@@ -1,0 +1,82 @@
+"""The documentation page works without any other host, and its browser is told to ask none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from html.parser import HTMLParser
+from urllib.parse import urljoin
+
+import pytest
+
+from roles.api.docs import STATIC
+from tests.api.support import RunningApi, StartApi
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def api(start_api: StartApi) -> AsyncIterator[RunningApi]:
+    async with start_api(debug=True) as api:
+        yield api
+
+
+class References(HTMLParser):
+    """What a page makes its browser load."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.inline = 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag in ("script", "link", "img", "iframe"):
+            self.found.append(values.get("src") or values.get("href") or "")
+        self.inline += tag == "script" and "src" not in values
+
+
+async def test_the_page_loads_its_files_from_here_and_they_are_there(api: RunningApi) -> None:
+    page = await api.http.get("/docs")
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    references = References(page.text)
+    kinds = {".css": "text/css", ".js": "text/javascript", ".png": "image/png"}
+    assert {"." + reference.rpartition(".")[2] for reference in references.found} == set(kinds)
+    for reference in references.found:
+        assert "//" not in reference
+        file = await api.http.get(urljoin("/docs", reference))
+        assert file.status_code == 200, reference
+        assert file.headers["Content-Type"].partition(";")[0] == kinds["." + reference.rpartition(".")[2]]
+        assert file.content
+
+
+async def test_the_browser_may_run_and_ask_nothing_but_what_is_ours(api: RunningApi) -> None:
+    page = await api.http.get("/docs")
+    policy = dict(part.strip().split(" ", 1) for part in page.headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["connect-src"] == "'self'"
+    assert "http" not in page.headers["Content-Security-Policy"]
+    assert References(page.text).inline == 0  # which the policy would not run
+
+
+async def test_the_page_shows_our_document_and_asks_no_validator(api: RunningApi) -> None:
+    script = (await api.http.get("/docs/docs/docs.js")).text
+    [document] = re.findall(r'url: "([^"]+)"', script)
+    assert (await api.http.get(urljoin("/docs", document))).status_code == 200
+    assert "validatorUrl: null" in script
+    assert "http" not in re.sub(r"//.*", "", script)
+
+
+@pytest.mark.parametrize("name", ["..%2fdocs.py", "%2e%2e/docs.py", "nope.js", "", "../../docs.py", "%00"])
+async def test_nothing_else_is_served_from_there(name: str, api: RunningApi) -> None:
+    reply = await api.raw(f"GET /docs/docs/{name} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert reply.status == 404
+    assert reply.problem()["type"] == "/problems/not-found"
+
+
+def test_vendored_files_keep_their_licence_and_say_their_version() -> None:
+    assert "Apache License" in (STATIC / "swagger-ui" / "LICENSE").read_text()
+    version = re.search(r"swagger-ui-dist (5\.\d+\.\d+)", (STATIC / "swagger-ui" / "VERSION.md").read_text())
+    assert version
+    assert version[1] in (STATIC / "swagger-ui" / "swagger-ui-bundle.js").read_text()
