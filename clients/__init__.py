@@ -1,9 +1,9 @@
 """Typed clients of other services, over one shared HTTP client.
 
 ```
-async with open_clients(settings.clients):           # the composition root, once
+async with open_clients(settings.clients):               # the composition root, once
     …
-    await timezone_client().get("Europe", "Moscow")  # routes, handlers and jobs, anywhere inside
+    await clients().timezone.get("Europe", "Moscow")     # routes, handlers and jobs, anywhere inside
 ```
 A new client is a module beside `clients.timezone`, a section in the settings, and two lines here. What goes wrong
 with a service is one of `clients.errors`.
@@ -15,30 +15,43 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 from clients.http import open_http_client
 from clients.service import Service
 from clients.timezone import TimezoneClient
 from schema import settings
 
-_timezone: ContextVar[TimezoneClient] = ContextVar("timezone_client")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clients:
+    """All of them, open."""
+
+    timezone: TimezoneClient
+
+
+_current: ContextVar[Clients] = ContextVar("clients")
 
 
 @asynccontextmanager
-async def open_clients(clients: settings.Clients, *, trust: ssl.SSLContext | None = None) -> AsyncIterator[None]:
+async def open_clients(sections: settings.Clients, *, trust: ssl.SSLContext | None = None) -> AsyncIterator[None]:
     """Opens the clients for this task, and for all that it starts inside the block.
 
     Params:
         trust: whom to trust, if not the usual authorities.
     """
     async with open_http_client(trust=trust) as http:
-        token = _timezone.set(TimezoneClient(Service("timezone", clients.timezone, http)))
+        token = _current.set(
+            Clients(
+                timezone=TimezoneClient(Service("timezone", sections.timezone, http)),
+            )
+        )
         try:
             yield
         finally:
-            _timezone.reset(token)
+            _current.reset(token)
 
 
-def timezone_client() -> TimezoneClient:
-    """The client of the timezone service."""
-    return _timezone.get()
+def clients() -> Clients:
+    """The clients that are open here."""
+    return _current.get()

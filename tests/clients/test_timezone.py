@@ -8,7 +8,7 @@ from datetime import datetime
 
 import pytest
 
-from clients import open_clients, timezone_client
+from clients import clients, open_clients
 from clients.errors import UpstreamInvalid
 from schema import settings
 from tests.clients.stub import MOSCOW, Stub, answer
@@ -17,14 +17,14 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(autouse=True)
-async def clients(stub: Stub) -> AsyncIterator[None]:
+async def opened(stub: Stub) -> AsyncIterator[None]:
     async with open_clients(settings.Clients(timezone=settings.Timezone(url=stub.url))):
         yield
 
 
 async def test_a_timezone_is_asked_for_by_name(stub: Stub) -> None:
     stub.plays(answer(200, MOSCOW))
-    found = await timezone_client().get("Europe", "Moscow")
+    found = await clients().timezone.get("Europe", "Moscow")
     assert found
     assert found.timezone == "Europe/Moscow"
     assert found.utc_offset == "+03:00"
@@ -34,7 +34,7 @@ async def test_a_timezone_is_asked_for_by_name(stub: Stub) -> None:
 
 async def test_a_timezone_that_the_service_does_not_know_is_none(stub: Stub) -> None:
     stub.plays(answer(404, b'{"error":"unknown location Europe/Atlantis"}'))
-    assert await timezone_client().get("Europe", "Atlantis") is None
+    assert await clients().timezone.get("Europe", "Atlantis") is None
 
 
 @pytest.mark.parametrize(
@@ -51,19 +51,19 @@ async def test_a_timezone_that_the_service_does_not_know_is_none(stub: Stub) -> 
 async def test_an_answer_that_is_no_timezone_says_what_is_wrong_with_it(body: bytes, reason: str, stub: Stub) -> None:
     stub.plays(answer(200, body))
     with pytest.raises(UpstreamInvalid, match=reason):
-        await timezone_client().get("Europe", "Moscow")
+        await clients().timezone.get("Europe", "Moscow")
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 429])
 async def test_an_answer_that_nobody_expects_makes_no_sense(status: int, stub: Stub) -> None:
     stub.plays(answer(status, MOSCOW))
     with pytest.raises(UpstreamInvalid, match=f"answered {status}"):
-        await timezone_client().get("Europe", "Moscow")
+        await clients().timezone.get("Europe", "Moscow")
 
 
 async def test_no_name_leaves_the_path(stub: Stub) -> None:
     stub.plays(answer(404))
-    await timezone_client().get("../admin", "a?b#c")
+    await clients().timezone.get("../admin", "a?b#c")
     assert stub.requests[0].target == "/api/timezone/..%2Fadmin/a%3Fb%23c"
     with pytest.raises(ValueError, match="cannot be a segment"):
-        await timezone_client().get("..", "..")
+        await clients().timezone.get("..", "..")
