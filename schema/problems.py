@@ -104,6 +104,13 @@ SLOW_REQUEST = ProblemType(
     meaning="The body of the request did not arrive in time.",
     remedy="Send it again, faster.",
 )
+CONFLICT = ProblemType(
+    name="conflict",
+    status=409,
+    title="Conflict",
+    meaning="The request cannot be fulfilled as things are: what it would make exists already, or has changed.",
+    remedy="Get what is there, and decide anew.",
+)
 CONTENT_TOO_LARGE = ProblemType(
     name="content-too-large",
     status=413,
@@ -166,6 +173,7 @@ PROBLEM_TYPES = (
     NOT_FOUND,
     METHOD_NOT_ALLOWED,
     SLOW_REQUEST,
+    CONFLICT,
     CONTENT_TOO_LARGE,
     UNSUPPORTED_MEDIA_TYPE,
     INVALID,

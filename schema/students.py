@@ -5,19 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-
-def _storable(text: str) -> str:
-    if "\x00" in text:  # PostgreSQL's text has no NUL
-        raise ValueError("must not contain NUL characters")
-    return text
-
+from schema.text import NO_NUL
 
 Name = Annotated[
     str,
     Field(min_length=1, max_length=200, description="The student's full name.", examples=["Ada Lovelace"]),
-    AfterValidator(_storable),
+    NO_NUL,
 ]
 
 

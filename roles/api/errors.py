@@ -43,6 +43,7 @@ _BY_STATUS = {
         problems.NOT_FOUND,
         problems.METHOD_NOT_ALLOWED,
         problems.SLOW_REQUEST,
+        problems.CONFLICT,
         problems.CONTENT_TOO_LARGE,
         problems.UNSUPPORTED_MEDIA_TYPE,
     )
@@ -88,6 +89,8 @@ def problem_for(error: Exception, *, debug: bool) -> tuple[Problem, Headers]:
 
 
 def _failure(error: Exception) -> Problem | None:
+    if isinstance(error, ExceptionGroup):  # one of several tasks of a route may be the one that noticed
+        return next(filter(None, map(_failure, error.exceptions)), None)
     if isinstance(error, psycopg.Error) and error.sqlstate in _TRY_AGAIN:
         return problems.UNAVAILABLE("The database took too long.")
     for failure, kind, detail in _FAILURES:
