@@ -12,6 +12,7 @@ its three releases that we saw differ in what they do with a cancelled handler. 
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -52,18 +53,23 @@ class Connection:
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Handles the request; ASGI's entry point."""
         client: ClientWatch | None = None
-        with anyio.move_on_after(self._app.request_timeout) as deadline:
-            try:
-                body = await self._read(receive)
-            except ClientGone:
-                return
-            except RequestEntityTooLarge as error:
-                response = self._answer(error)
-            else:
-                with ClientWatch(receive, deadline) as client:
-                    response = await self._handle(body)
-            await self._send(response, receive, send)
-        if deadline.cancelled_caught and not self._answered and not (client and client.gone):
+        try:
+            with anyio.move_on_after(self._app.request_timeout) as deadline:
+                try:
+                    body = await self._read(receive)
+                except ClientGone:
+                    return
+                except RequestEntityTooLarge as error:
+                    response = self._answer(error)
+                else:
+                    with ClientWatch(receive, deadline) as client:
+                        response = await self._handle(body)
+                await self._send(response, receive, send)
+        except asyncio.CancelledError:
+            # Libraries replace the error that anyio cancels with by one that it does not know, and lets through.
+            if not deadline.cancel_called:
+                raise
+        if deadline.cancel_called and not self._answered and not (client and client.gone):
             late = RequestTimeout() if client is None else RequestTimedOut(f"over {self._app.request_timeout:g} s")
             with anyio.move_on_after(SEND_TIMEOUT):
                 await self._send(self._answer(late), receive, send)

@@ -45,6 +45,7 @@ class Gate:
     def __init__(self, app: ASGIFramework, *, tally: Tally, draining: anyio.Event, log_requests: bool = True) -> None:
         self._app, self._tally, self._draining, self._log_requests = app, tally, draining, log_requests
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._cut_off = False
         self._log = log.bind()  # once: structlog's lazy logger is set up anew at each use
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -56,6 +57,7 @@ class Gate:
 
     def cut_off(self) -> None:
         """Cancels all requests in flight; each is answered with 503, if it has not been answered yet."""
+        self._cut_off = True
         for task in self._in_flight:
             task.cancel()
 
@@ -88,15 +90,13 @@ class Gate:
         try:
             await self._app(scope, receive, forward)
             whole = complete and status != INTERNAL.status
-        except asyncio.CancelledError:
+        except (Exception, asyncio.CancelledError) as error:
+            problem = self._explain(error, scope)
             if not status:
                 with anyio.move_on_after(LAST_WORDS, shield=True):
-                    await _send_problem(UNAVAILABLE("The server is shutting down."), request_id, forward)
-            raise
-        except Exception:
-            log.exception("request failed", method=scope["method"], path=_printable(scope))
-            if not status:
-                await _send_problem(INTERNAL("Something went wrong on our side."), request_id, forward)
+                    await _send_problem(problem, request_id, forward)
+            if isinstance(error, asyncio.CancelledError):
+                raise
         finally:
             self._in_flight.discard(task)
             if whole:
@@ -112,6 +112,12 @@ class Gate:
                     duration_ms=round((perf_counter() - began) * 1000, 2),
                     complete=complete,
                 )
+
+    def _explain(self, error: BaseException, scope: HTTPScope) -> Problem:
+        if self._cut_off and isinstance(error, asyncio.CancelledError):
+            return UNAVAILABLE("The server is shutting down.")
+        self._log.error("request failed", method=scope["method"], path=_printable(scope), exc_info=error)
+        return INTERNAL("Something went wrong on our side.")
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -132,6 +132,20 @@ class Faults:
             """Ends in a cancellation that nobody asked for, as some libraries' calls do."""
             raise asyncio.CancelledError
 
+        @blueprint.get("/group")
+        @document_response(NoContent, 204)
+        async def group() -> Response:
+            """Fails in a child task, which leaves a count of cancellations behind before Python 3.13."""
+            if self.error is None:
+                async with connection() as conn:
+                    await conn.execute("SELECT 1")
+                return reply(status=204)
+            with suppress(ExceptionGroup):
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(fail(self.error))
+            self.error = None
+            return await group()
+
         @blueprint.get("/slow-statement")
         @document_response(NoContent, 204)
         async def slow_statement() -> Response:
@@ -147,6 +161,10 @@ class Faults:
             return Response(str(len(await request.get_data())))
 
         return blueprint
+
+
+async def fail(error: BaseException) -> None:
+    raise error
 
 
 BUGS: list[BaseException] = [
@@ -165,4 +183,5 @@ FAILURES: list[tuple[Exception, int, str]] = [
     (UpstreamUnavailable("secret"), 502, "/problems/upstream-failed"),
     (UpstreamInvalid("secret"), 502, "/problems/upstream-failed"),
     (UpstreamTimeout("secret"), 504, "/problems/upstream-timed-out"),
+    (ExceptionGroup("secret", [ExceptionGroup("", [DependencyUnavailable()])]), 503, "/problems/unavailable"),
 ]

@@ -69,6 +69,33 @@ async def test_a_request_that_takes_too_long_is_given_up(faults: Faults, api: Ru
     assert (await api.http.get("/api/v1/students")).status_code == 200
 
 
+async def test_a_request_that_takes_too_long_within_a_statement_is_given_up_too(api: RunningApi) -> None:
+    for _ in range(6):  # more often than there are connections in the pool
+        response = await api.http.get("/api/v1/faults/slow-statement")
+        assert response.status_code == 503
+        assert response.json()["type"] == "/problems/timed-out"
+    assert (await api.http.get("/api/v1/students")).status_code == 200
+
+
+@pytest.mark.usefixtures("faults")
+async def test_a_client_that_goes_away_within_a_statement_cancels_it(start_api: StartApi) -> None:
+    async with start_api() as api:
+        for _ in range(6):
+            async with await api.connect() as stream:
+                await stream.send(b"GET /api/v1/faults/slow-statement HTTP/1.1\r\nHost: x\r\n\r\n")
+                await eventually(lambda: api.tally.in_flight)
+                await anyio.sleep(0.05)  # long enough for the statement to have begun; it takes 500 ms
+            await eventually(lambda: not api.tally.in_flight, within=0.3)
+        assert (api.tally.finished, api.tally.failed) == (0, 6)
+        assert (await api.http.get("/api/v1/students")).status_code == 200
+
+
+async def test_a_child_task_that_failed_leaves_nothing_behind(faults: Faults, api: RunningApi) -> None:
+    faults.error = RuntimeError("of a child")
+    response = await api.http.get("/api/v1/faults/group")
+    assert response.status_code == 204
+
+
 async def test_a_body_that_does_not_come_is_not_waited_for(api: RunningApi) -> None:
     for header in (b"Content-Length: 10", b"Transfer-Encoding: chunked"):
         reply = await api.raw(ECHO + header + b"\r\n\r\n")
