@@ -61,6 +61,7 @@ class Channel:
         self._raw = raw
         self._reason = ""
         self._tag: str | None = None
+        connection.on_lost.add(self._on_connection_lost)
         raw.closing.add_done_callback(self._on_closing)
         raw.on_consumer_cancel_callbacks.add(self._on_cancelled)
 
@@ -75,15 +76,14 @@ class Channel:
 
     @property
     def _open(self) -> aiormq.Channel:
-        if self.lost.is_set() or self._connection.lost.is_set():
+        if self.lost.is_set():
             raise BrokerUnavailable(self.reason)
         return self._raw
 
     @property
     def reason(self) -> str:
         """Why it was lost."""
-        reason = self._connection.reason if self._connection.lost.is_set() else self._reason
-        return f"broker {self._connection.broker}: {reason}"
+        return f"broker {self._connection.broker}: {self._reason}"
 
     async def declare_queue(self, name: str, arguments: Mapping[str, Any]) -> None:
         """Declares a durable queue.
@@ -173,7 +173,7 @@ class Channel:
 
     async def aclose(self) -> None:
         """Closes it once the broker has read everything that was sent, acks included; nothing is raised."""
-        if not self._raw.is_closed and not self._connection.lost.is_set():
+        if not (self._raw.is_closed or self._connection.lost.is_set()):
             try:
                 await self._call("channel.close", self._raw.close(None))
             except BrokerUnavailable as error:
@@ -212,6 +212,9 @@ class Channel:
         except Exception as error:
             raise unavailable(self._connection.broker, error) from error
 
+    def _on_connection_lost(self) -> None:
+        self._lose(self._connection.reason)
+
     def _on_closing(self, closing: asyncio.Future[object]) -> None:
         error = None if closing.cancelled() else closing.exception()
         self._lose("the channel was closed" if error is None else said(error))
@@ -223,3 +226,4 @@ class Channel:
         if not self.lost.is_set():
             self._reason = reason
             self.lost.set()
+            self._connection.on_lost.discard(self._on_connection_lost)

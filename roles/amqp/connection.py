@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import aiormq
 import anyio
 import anyio.lowlevel
+from aiormq import exceptions
 from yarl import URL
 
 from roles.amqp.errors import BrokerUnavailable, said, unavailable
@@ -35,6 +36,7 @@ class Connection:
         self.link = link
         self.broker = broker
         self.lost = anyio.Event()
+        self.on_lost: set[Callable[[], None]] = set()
         self.reason = ""
         self._peer = peer
         self._timeout = settings.timeout
@@ -85,7 +87,8 @@ class Connection:
         try:
             yield
         except Exception as error:
-            if self.lost.is_set() and not isinstance(error, aiormq.AMQPError):
+            told = isinstance(error, aiormq.AMQPError) and type(error) is not exceptions.AMQPConnectionError
+            if self.lost.is_set() and not told:
                 raise BrokerUnavailable(f"broker {self.broker}: {self.reason}") from error
             raise
 
@@ -111,6 +114,8 @@ class Connection:
         if not self.lost.is_set():
             self.reason = reason
             self.lost.set()
+            for callback in tuple(self.on_lost):
+                callback()
 
 
 async def _answer(action: Awaitable[T]) -> T:

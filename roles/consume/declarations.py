@@ -137,8 +137,9 @@ def _findings(consumer: Consumer[Any], settings: Settings) -> Iterator[str]:
         yield f"unknown broker {consumer.broker!r}: {_hint(consumer.broker, list(settings.amqp))}"
     if consumer.exchange_type not in EXCHANGE_TYPES:
         yield f"unknown exchange type {consumer.exchange_type!r}: {_hint(consumer.exchange_type, EXCHANGE_TYPES)}"
-    if not 1 <= consumer.concurrency <= MAX_CONCURRENCY:
-        yield f"concurrency {consumer.concurrency} is not between 1 and {MAX_CONCURRENCY}"
+    concurrency: object = consumer.concurrency
+    if not (isinstance(concurrency, int) and 1 <= concurrency <= MAX_CONCURRENCY):
+        yield f"concurrency {concurrency!r} is not a number between 1 and {MAX_CONCURRENCY}"
     yield from _bad_timeout(consumer.timeout)
     delays: list[timedelta] = []
     for delay in consumer.retry.delays:

@@ -265,3 +265,45 @@ async def test_a_rejected_message_goes_where_the_queue_sends_its_dead(channel: C
 
     (dead,) = await received(channel, "dead")
     assert dead.body == b"body"
+
+
+async def test_a_channel_on_a_lost_connection(connection: Connection) -> None:
+    connection.cut("cut by the test")
+
+    with pytest.raises(BrokerUnavailable, match="cut by the test"):
+        await Channel.open(connection)
+
+
+async def test_an_ack_that_would_have_to_wait_has_a_deadline(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer is stuck: its queue is full, and what is put into it waits."""
+    await channel.declare_queue("q", QUORUM)
+    await channel.publish(b"", message(), exchange="", routing_key="q")
+    (delivery,) = await received(channel, "q")
+    monkeypatch.setattr(channel._raw.write_queue, "full", lambda: True)
+    monkeypatch.setattr(channel._raw.write_queue, "put", lambda _: anyio.sleep_forever())
+
+    with anyio.fail_after(3), pytest.raises(BrokerUnavailable, match=r"no answer to basic\.ack within 2s"):
+        await channel.ack(delivery)
+
+    assert channel.lost.is_set()
+
+
+async def test_properties_that_are_none_send_the_message_to_the_dead(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No broker should deliver such a message; if one does, it must not stay in our hands."""
+    await channel.declare_queue("dead", QUORUM)
+    await channel.declare_queue("q", QUORUM | {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"})
+
+    def refuse(_: object) -> Properties:
+        monkeypatch.undo()
+        return Properties.decode(b"\x80\x00\x09x")
+
+    monkeypatch.setattr("roles.amqp.channel.unseal", refuse)
+    await channel.publish(b"body", message(), exchange="", routing_key="q")
+    await channel.consume("q", prefetch=1, deliver=lambda _: None)
+
+    (dead,) = await received(channel, "dead")
+    assert dead.body == b"body"

@@ -15,7 +15,7 @@ from db import students
 from db.pool import DatabaseUnavailable, Work
 from roles.amqp import BrokerUnavailable, Channel
 from schema.students import NewStudent
-from tests.amqp.support import eventually
+from tests.amqp.support import eventually, proxied
 from tests.consume.support import Calls, Note, Producer, consuming, milliseconds
 
 pytestmark = pytest.mark.anyio
@@ -70,8 +70,9 @@ async def test_the_database_goes_away_under_a_stream_of_messages(
             assert reason is not None
             assert reason.startswith("PostgreSQL: ")
             assert running.status().subscribed
+            await anyio.sleep(0.5)
             finished = running.tally().finished
-            await anyio.sleep(1)
+            await anyio.sleep(0.5)
             assert running.tally().finished == finished
             await door.open()
             await eventually(lambda: running.status().reason is None)
@@ -169,3 +170,23 @@ async def test_the_broker_does_not_take_a_retry(
 
     assert parked.body == b'{"text": "bad"}'
     assert sorted(calls.texts) == ["bad", "good"]
+
+
+async def test_the_broker_goes_away_as_well(producer: Producer, amqp_url: str, database_url: str, door: Door) -> None:
+    calls = Calls()
+    async with (
+        proxied(amqp_url) as proxy,
+        consuming(calls.declared(), amqp_url=proxy.url, database_url=database_url) as running,
+    ):
+        await door.shut()
+        for text in "abc":
+            await producer.send(text)
+        await eventually(lambda: running.status().reason)
+        await proxy.sever()
+        await eventually(lambda: running.tally().given_back == 2)
+        await eventually(lambda: running.tally().in_flight == 2)
+        await door.open()
+        await eventually(lambda: running.tally().finished == 3)
+
+        assert running.status().retried == running.status().parked == 0
+    assert sorted(calls.texts) == ["a", "b", "c"]
