@@ -1,8 +1,9 @@
 """How Quart handles one request: in the server's own task, whole body first, with one deadline for everything.
 
 Quart's own class spends two tasks on each request, one to handle it and one to wait for the client to go away, and
-its three releases that we saw differ in what they do with a cancelled handler. This one takes Quart's place through
-`Quart.asgi_http_class`. It is a fifth faster (see docs), and it promises:
+its releases differ in what they do with a handler that was cancelled. This one takes Quart's place through
+`Quart.asgi_http_class`; for a read by id it runs 6 % fewer instructions with Quart 0.22, 2 % fewer with 0.23, the
+deadline that Quart has not included. It promises:
 
 - a request over `api.request_timeout` is cancelled and answered with 503;
 - a client that goes away cancels its request;

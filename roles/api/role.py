@@ -11,6 +11,9 @@ from roles.resources import Resources
 from roles.web.listener import address_of, listen
 from roles.web.server import serve
 
+SHUTDOWN_TIMEOUT = 2.0
+"""Seconds that what routes have registered with `after_app_serving` has to end in."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -21,17 +24,27 @@ class ApiRole:
         self._resources = resources
 
     async def run(self, *, task_status: TaskStatus[None], stop: anyio.Event) -> None:
-        """See `roles.role.Role`."""
+        """See `roles.role.Role`.
+
+        Raises:
+            ConfigurationError: the address of `api.bind` cannot be had.
+        """
         settings = self._resources.settings
         app = create_app(settings)
         listener = listen(settings.api.bind, setting="api.bind")
         self._resources.board.addresses["api"] = address_of(listener)
         log.info("api listening", url=f"http://{self._resources.board.addresses['api']}")
-        await serve(
-            app,
-            listener,
-            stop=stop,
-            tally=self._resources.board.tally("api"),
-            started=task_status.started,
-            keep_alive_timeout=settings.api.keep_alive_timeout,
-        )
+        with listener:
+            await app.startup()
+            try:
+                await serve(
+                    app,
+                    listener,
+                    stop=stop,
+                    tally=self._resources.board.tally("api"),
+                    started=task_status.started,
+                    keep_alive_timeout=settings.api.keep_alive_timeout,
+                )
+            finally:
+                with anyio.move_on_after(SHUTDOWN_TIMEOUT, shield=True):
+                    await app.shutdown()
