@@ -33,7 +33,7 @@ from roles.ops.panel import PanelRole, announce, listener
 from roles.ops.role import OpsRole
 from roles.resources import Resources
 from roles.role import Role, RoleSpec, Stage
-from roles.signals import draining_on_signals, exit_after
+from roles.signals import drain_on_signals, exit_after
 from roles.supervisor import Supervisor
 from roles.watchdog import watchdog
 from schema.errors import ConfigurationError
@@ -166,7 +166,8 @@ async def _serve(settings: Settings) -> int:
     specs = _specs(resources, servers, supervisor, console)
     starting.update(spec.name for spec in specs)
     stop = anyio.Event()
-    with draining_on_signals(stop, limit), watchdog(emit, settings.supervisor.blocked_loop):
+    drain_on_signals(stop, limit)
+    with watchdog(emit, settings.supervisor.blocked_loop):
         async with open_clients(settings.clients):
             await supervisor.run(specs, stop=stop)
     return 0
@@ -231,8 +232,8 @@ async def _serve_reloading(settings: Settings) -> int:
     ]
     stop = anyio.Event()
     supervisor = Supervisor(policy=settings.supervisor, clock=SystemClock(), emit=log_event)
-    with draining_on_signals(stop, settings.supervisor.drain_delay + settings.supervisor.drain_timeout):
-        await supervisor.run(specs, stop=stop)
+    drain_on_signals(stop, settings.supervisor.drain_delay + settings.supervisor.drain_timeout)
+    await supervisor.run(specs, stop=stop)
     return 0
 
 

@@ -6,8 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
 
@@ -17,12 +15,11 @@ HARD_EXIT_DELAY = timedelta(seconds=0.8)
 """After the drain's deadline: by then even the cancelled roles have had their time to end."""
 
 
-@contextmanager
-def draining_on_signals(stop: anyio.Event, limit: timedelta) -> Iterator[None]:
-    """Sets `stop` at the first SIGTERM, SIGINT or SIGHUP, and exits with 1 at the second, while the block lasts.
+def drain_on_signals(stop: anyio.Event, limit: timedelta) -> None:
+    """Sets `stop` at the first SIGTERM, SIGINT or SIGHUP, and exits with 1 at the second, from now on.
 
-    The handlers are the interpreter's and not the loop's, so that they work in a process whose loop is blocked.
-    Embedded servers end with us: the kernel signals them when their parent dies.
+    The handlers are the interpreter's and not the loop's, so that they work in a process whose loop is blocked, or
+    has ended and will not close. Embedded servers end with us: the kernel signals them when their parent dies.
 
     Params:
         limit: what the drain may take, after which the process exits even if its loop is blocked.
@@ -32,22 +29,15 @@ def draining_on_signals(stop: anyio.Event, limit: timedelta) -> Iterator[None]:
 
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the handler's signature
         nonlocal received
-        if received:
+        if received or loop.is_closed():
             _exit_now(f"{signal.Signals(number).name} again: exits at once")
         received = True
         exit_after(limit)
         loop.call_soon_threadsafe(stop.set)
 
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = [signal.signal(number, on_signal) for number in numbers]
-    alarm = signal.signal(signal.SIGALRM, lambda *_: _exit_now("the drain did not end in its time: exits at once"))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, alarm)
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    signal.signal(signal.SIGALRM, lambda *_: _exit_now("the drain did not end in its time: exits at once"))
 
 
 def exit_after(limit: timedelta) -> None:

@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import cast
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
+import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 
 from bench.load import drive, get, post
 
 pytestmark = pytest.mark.anyio
 
 
-class Server(asyncio.Protocol):
-    """Answers each request with the same pieces of a reply; ends each connection after some requests."""
-
-    def __init__(self, pieces: Sequence[bytes], seen: list[bytes], requests: int) -> None:
-        self._pieces, self._seen, self._left = pieces, seen, requests
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._seen.append(data)
-        self._left -= 1
-        loop = asyncio.get_running_loop()
-        for number, piece in enumerate(self._pieces):
-            last = self._left == 0 and number == len(self._pieces) - 1
-            text = piece.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") if self._left == 0 else piece
-            loop.call_later(0.001 * number, self._transport.write, text)
-            if last:
-                loop.call_later(0.001 * number, self._transport.close)
-
-
 @asynccontextmanager
 async def serving(*pieces: bytes, seen: list[bytes] | None = None, requests: int = 2**31) -> AsyncIterator[int]:
-    """The port of a server."""
-    found: list[bytes] = [] if seen is None else seen
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Server(pieces, found, requests), "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+    """The port of a server that answers each request with the same pieces, and ends a connection after so many."""
+
+    async def serve(stream: SocketStream) -> None:
+        async with stream:
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                for left in range(requests - 1, -1, -1):
+                    request = await stream.receive()
+                    if seen is not None:
+                        seen.append(request)
+                    for piece in pieces:
+                        last = b"\r\nConnection: close\r\n\r\n"
+                        await stream.send(piece if left else piece.replace(b"\r\n\r\n", last))
+                        await anyio.sleep(0.001)  # so that pieces do not arrive as one
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(listener.serve, serve)
+        yield listener.extra(SocketAttribute.local_port)
+        group.cancel_scope.cancel()
 
 
 async def test_replies_in_pieces_are_counted_once_they_are_whole() -> None:
