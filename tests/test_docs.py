@@ -28,7 +28,18 @@ from tests.services import PostgresServer
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
-SOURCES = ("clients", "db", "migrations", "roles", "schema", "app.py", "checks.py", "alembic.ini", "config.toml", "pyproject.toml")
+SOURCES = (
+    "clients",
+    "db",
+    "migrations",
+    "roles",
+    "schema",
+    "app.py",
+    "checks.py",
+    "alembic.ini",
+    "config.toml",
+    "pyproject.toml",
+)
 LONG = 60
 """Seconds; a command of the examples takes one."""
 
