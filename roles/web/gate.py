@@ -51,7 +51,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
             await self._http(scope, receive, send)
-        elif scope["type"] == "websocket":
+        else:  # a websocket; there are none here
             await receive()
             await send({"type": "websocket.close", "code": 1000, "reason": None})
 

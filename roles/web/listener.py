@@ -68,8 +68,10 @@ def _occupant(port: int) -> str | None:
         with suppress(OSError):  # processes end, and those of others are closed to us
             if str(descriptor.readlink()) in sockets:
                 process = descriptor.parent.parent
-                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                return f"process {process.name} ({command[:80]})"
+                program, script, *_ = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                # No options: a password may be among them.
+                command = program if script.startswith("-") else f"{program} {script}".strip()
+                return f"process {process.name} ({command})"
     return None
 
 

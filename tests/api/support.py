@@ -98,7 +98,7 @@ class Faults:
     entered: anyio.Event = field(default_factory=anyio.Event)
     cancelled: anyio.Event = field(default_factory=anyio.Event)
 
-    def blueprint(self) -> Blueprint:
+    def blueprint(self) -> Blueprint:  # noqa: C901 - one route after the other
         blueprint = Blueprint("faults", __name__, url_prefix="/faults")
 
         @blueprint.get("/raise")
@@ -125,6 +125,21 @@ class Faults:
                 self.cancelled.set()
                 raise
             return reply(status=204)
+
+        @blueprint.get("/replaced")
+        @document_response(NoContent, 204)
+        async def replaced() -> Response:
+            """Replaces the error that it is cancelled with, as some libraries do."""
+            self.entered.set()
+            with suppress(asyncio.CancelledError):
+                await anyio.sleep_forever()
+            raise asyncio.CancelledError("of a library")
+
+        @blueprint.post("/silent")
+        @document_response(NoContent, 204)
+        async def silent() -> Response:
+            """Takes JSON, if it is any."""
+            return Response(str(await request.get_json(silent=True)))
 
         @blueprint.get("/stray")
         @document_response(NoContent, 204)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import anyio
+import anyio.lowlevel
 import pytest
+from hypercorn.typing import ASGIReceiveEvent
 from structlog.testing import capture_logs
 
+from roles.api.client_watch import ClientWatch
 from tests.api.support import Faults, RawReply, RunningApi, StartApi, read_all
 from tests.web.support import eventually
 
@@ -75,6 +78,35 @@ async def test_a_request_that_takes_too_long_within_a_statement_is_given_up_too(
         assert response.status_code == 503
         assert response.json()["type"] == "/problems/timed-out"
     assert (await api.http.get("/api/v1/students")).status_code == 200
+
+
+async def test_a_request_that_takes_too_long_is_given_up_even_if_a_library_hides_it(api: RunningApi) -> None:
+    for _ in range(2):
+        response = await api.http.get("/api/v1/faults/replaced")
+        assert response.json()["type"] == "/problems/timed-out"
+
+
+async def test_a_client_that_goes_away_is_noticed_even_if_a_library_hides_it(
+    faults: Faults, start_api: StartApi
+) -> None:
+    with capture_logs() as logs:
+        async with start_api() as api:
+            async with await api.connect() as stream:
+                await stream.send(b"GET /api/v1/faults/replaced HTTP/1.1\r\nHost: x\r\n\r\n")
+                await faults.entered.wait()
+            await eventually(lambda: not api.tally.in_flight)
+            assert api.tally.failed == 1
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
+
+
+async def test_a_client_that_has_gone_before_its_request_is_handled_cancels_it_too() -> None:
+    async def receive() -> ASGIReceiveEvent:
+        return {"type": "http.disconnect"}
+
+    with anyio.CancelScope() as scope, ClientWatch(receive, scope) as client:
+        await anyio.lowlevel.checkpoint()
+    assert client.gone
+    assert scope.cancelled_caught
 
 
 @pytest.mark.usefixtures("faults")

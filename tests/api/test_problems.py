@@ -7,9 +7,11 @@ from typing import Any
 
 import anyio
 import pytest
+from quart_schema import RequestSchemaValidationError
 from structlog.testing import capture_logs
 
 from db.pool import Pool, connection, create_pool, current_pool
+from roles.api.errors import problem_for
 from schema.problems import PROBLEM_TYPES
 from schema.settings import Database, Settings
 from tests.api.support import BUGS, FAILURES, Faults, RunningApi, StartApi, running_api
@@ -143,6 +145,17 @@ async def test_each_parameter_that_is_not_acceptable_is_named(
 ) -> None:
     problem = check(await api.http.get(f"{URL}?{query}"), 422, "invalid-request")
     assert {error["parameter"]: error["code"] for error in problem["errors"]} == errors
+
+
+@pytest.mark.usefixtures("faults")
+async def test_a_route_may_do_without_json_if_it_is_none(api: RunningApi) -> None:
+    for body, found in ((b"{", "None"), (b"[1]", "[1]")):
+        assert (await api.http.post("/api/v1/faults/silent", content=body, headers=JSON)).text == found
+
+
+def test_a_model_that_is_not_pydantics_says_what_it_did_not_accept() -> None:
+    problem, _ = problem_for(RequestSchemaValidationError(TypeError("not a date")), debug=False)
+    assert (problem.type, problem.detail) == ("/problems/invalid-request", "not a date")
 
 
 async def test_an_answer_to_many_mistakes_stays_small(api: RunningApi) -> None:

@@ -16,7 +16,7 @@ from roles.resources import Resources
 from roles.web.listener import address_of, listen
 from schema.errors import ConfigurationError
 from schema.settings import Address, Settings
-from tests.api.support import Faults, StartApi
+from tests.api.support import Faults, RawReply, StartApi, read_all
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +77,22 @@ async def test_what_routes_hook_into_its_start_and_end_is_run(
     async with start_api():
         assert ran == ["before"]
     assert ran == ["before", "after"]
+
+
+async def test_a_request_that_is_cut_off_is_told_so(faults: Faults, pool: Pool) -> None:
+    resources = Resources(settings=Settings.model_validate({"api": {"bind": "127.0.0.1:0"}}), pool=pool, amqp_urls={})
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(partial(ApiRole(resources).run, stop=anyio.Event()))
+        address = resources.board.addresses["api"]
+        stream = await anyio.connect_tcp(address.host, address.port)
+        await stream.send(b"GET /api/v1/faults/slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        await faults.entered.wait()
+        tasks.cancel_scope.cancel()
+    async with stream:
+        reply = RawReply.parse(await read_all(stream))
+    assert reply.status == 503
+    assert reply.problem()["type"] == "/problems/unavailable"
+    assert faults.cancelled.is_set()
 
 
 async def test_a_role_that_is_cancelled_ends_at_once(pool: Pool) -> None:

@@ -25,7 +25,7 @@ async def eventually(condition: Callable[[], object], *, within: float = 10) -> 
 
 
 class Application:
-    """Answers by path: `/` at once, `/slow` when `release` is set, `/bug` never."""
+    """Answers by path: `/` at once, `/slow` when `release` is set, `/bug` never, `/half` by half."""
 
     def __init__(self) -> None:
         self.release = anyio.Event()
@@ -43,6 +43,10 @@ class Application:
             with anyio.CancelScope(shield=True):
                 await self.release.wait()
         if scope["path"] == "/bug":
+            raise RuntimeError("a bug of the application")
+        if scope["path"] == "/half":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
             raise RuntimeError("a bug of the application")
         headers = [(b"content-length", b"2"), (b"content-type", b"text/plain")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

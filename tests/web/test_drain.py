@@ -6,11 +6,14 @@ import asyncio
 import json
 import logging
 from pathlib import Path
+from typing import cast
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from roles.tally import Tally
+from roles.web.server import _Connection, _converse
 from tests.web.support import Client, Server, eventually, running_server
 
 pytestmark = pytest.mark.anyio
@@ -141,6 +144,16 @@ async def test_a_request_that_will_not_end_does_not_hold_the_process_up() -> Non
             await server.stopped.wait()
         assert anyio.current_time() - began < 4
         server.app.release.set()
+
+
+async def test_a_connection_that_fails_takes_no_other_along() -> None:
+    class Broken:
+        async def run(self) -> None:
+            raise RuntimeError("a bug of Hypercorn")
+
+    with capture_logs() as logs:
+        await _converse(cast("_Connection", Broken()))
+    assert [entry["event"] for entry in logs] == ["connection failed"]
 
 
 async def test_a_connection_that_its_client_closed_is_not_kept() -> None:

@@ -69,6 +69,13 @@ async def test_an_application_that_raises_is_answered_for() -> None:
     assert failure["exc_info"]
 
 
+async def test_a_reply_that_breaks_off_is_not_taken_for_a_whole_one() -> None:
+    async with running_server() as server, server.client() as client:
+        with pytest.raises(anyio.EndOfStream):
+            await client.get("/half")
+        assert server.tally == Tally(taken=1, failed=1)
+
+
 async def test_requests_are_counted_by_how_they_end() -> None:
     async with running_server() as server:
         async with server.client() as client:

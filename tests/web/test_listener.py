@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
 import pytest
 
-from roles.web.listener import address_of, listen
+from roles.web.listener import _explain, address_of, listen
 from schema.errors import ConfigurationError
 from schema.settings import Address
 
@@ -52,6 +53,25 @@ def test_an_address_of_another_machine_is_an_error_that_says_what_would_do() -> 
 def test_a_name_that_does_not_resolve_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match=r"no\.such\.host\.invalid is no address of a host"):
         listen(Address("no.such.host.invalid:80"), setting="api.bind")
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EACCES, "this user may not listen on that port: choose one above 1023"),
+        (errno.EINVAL, "cannot listen there: Invalid argument"),
+    ],
+)
+def test_other_reasons_are_said_too(number: int, reason: str) -> None:
+    assert _explain(OSError(number, os.strerror(number)), Address("127.0.0.1:80")) == reason
+
+
+def test_a_port_of_a_process_that_cannot_be_seen_is_in_use_all_the_same() -> None:
+    with socket.socket() as bound:  # bound, and not listening, it is in no table
+        bound.bind(("127.0.0.1", 0))
+        address = Address(f"127.0.0.1:{bound.getsockname()[1]}")
+        with pytest.raises(ConfigurationError, match="the port is in use by another program: choose another"):
+            listen(address, setting="api.bind")
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
