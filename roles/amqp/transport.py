@@ -18,7 +18,7 @@ from yarl import URL
 from roles.amqp.properties import MalformedProperties, Properties
 
 _HEAD = 7
-_HEADER_FRAME = 2
+_METHOD_FRAME, _HEADER_FRAME = 1, 2
 _CONNECTION_CLOSE = b"\x00\x0a\x00\x32"
 _OF_A_MESSAGE = {b"\x00\x3c\x00\x3c": (4, 9), b"\x00\x3c\x00\x32": (6, 0)}
 """basic.deliver and basic.return: where the first string is, and the bytes between it and the exchange's name."""
@@ -97,6 +97,8 @@ class _FrameReader:
         rest = await self._reader.readexactly(int.from_bytes(head[3:]) + 1)
         if head[0] == _HEADER_FRAME:
             return _seal(head, rest)
+        if head[0] != _METHOD_FRAME:  # a body may begin like a method
+            return head + rest
         method = rest[:4]
         if method in _OF_A_MESSAGE:
             return head + _legible(rest, skip=_OF_A_MESSAGE[method])

@@ -42,6 +42,24 @@ fields = st.fixed_dictionaries(
 messages = st.tuples(bodies, st.builds(Properties, fields, st.dictionaries(names, values, max_size=4)))
 
 
+@pytest.mark.parametrize("method", [b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x32", b"\x00\x0a\x00\x32"])
+async def test_a_body_that_begins_like_a_method_of_the_protocol_is_a_body(
+    amqp_url: str, database_url: str, method: bytes
+) -> None:
+    """basic.deliver, basic.return and connection.close, which are looked into when they arrive."""
+    producer = Broker("example", amqp_url, Amqp())
+    subject = Calls().declared(retry=milliseconds(10))
+    async with consuming(subject, amqp_url=amqp_url, database_url=database_url) as running:
+        channel = await producer.channel("publish")
+        await channel.publish(method, Properties({}), exchange="", routing_key="q")
+        await channel.publish(
+            Note(text="next").model_dump_json().encode(), Properties({}), exchange="", routing_key="q"
+        )
+        status = running.status()
+        await eventually(lambda: (status.parked, status.tally.finished) == (1, 1))
+    await producer.aclose()
+
+
 @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(messages, min_size=10, max_size=40))
 async def test_whatever_arrives(amqp_url: str, database_url: str, batch: list[tuple[bytes, Properties]]) -> None:
