@@ -140,7 +140,7 @@ async def unit_of_work() -> AsyncIterator[Work]:
 
     Raises:
         DatabaseUnavailable: there is no connection to be had, or it broke; nothing was committed, unless it
-            broke during the commit itself.
+            broke, or fell silent, during the commit itself.
     """
     async with connection() as conn:
         await conn.execute(b"BEGIN")
@@ -151,8 +151,10 @@ async def unit_of_work() -> AsyncIterator[Work]:
                 with anyio.move_on_after(COMMIT_TIMEOUT, shield=True):
                     await conn.execute(b"ROLLBACK")
             raise
-        with anyio.fail_after(COMMIT_TIMEOUT, shield=True):
+        with anyio.move_on_after(COMMIT_TIMEOUT, shield=True) as commit:
             await conn.execute(b"COMMIT")
+        if commit.cancelled_caught:
+            raise DatabaseUnavailable(f"PostgreSQL: no answer to a commit in {COMMIT_TIMEOUT:g} s")
 
 
 def one_line(error: BaseException) -> str:

@@ -45,8 +45,14 @@ from roles.outlet import Outlet
 
 Mode = Literal["rich", "plain", "json"]
 
-CHATTY: Final = ("psycopg.pool", "httpx", "httpcore")
-"""Loggers that tell at INFO of every single call: they start at WARNING, unless the level is debug."""
+CHATTY: Final = {
+    "psycopg.pool": logging.WARNING,
+    "httpx": logging.WARNING,
+    "httpcore": logging.WARNING,
+    "aiormq.connection": logging.CRITICAL,
+}
+"""Loggers that tell of every single call, or with a traceback what we have an event for, and where they start
+unless the level is debug."""
 
 EXIT_PATIENCE: Final = 1.0
 """Seconds that a slow reader of the logs is given when the process ends."""
@@ -80,8 +86,8 @@ def configure(mode: Mode, level: str = "info", *, stream: TextIO | None = None) 
     # What nobody is shown, and costs time (the "Optimization" of Python's logging HOWTO).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(handlers=[_Handler(outlet, console)], level=number, force=True)
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(number if number <= logging.DEBUG else max(number, logging.WARNING))
+    for name, least in CHATTY.items():
+        logging.getLogger(name).setLevel(number if number <= logging.DEBUG else max(number, least))
     structlog.configure(
         processors=[_hand_over],
         wrapper_class=structlog.make_filtering_bound_logger(number),

@@ -97,7 +97,7 @@ def test_what_the_context_has_bound_is_in_every_record_made_there(stream: io.Str
 
     with bound_contextvars(role="consume", message_id="m1"):
         log.info("ours")
-        logging.getLogger("aiormq.connection").warning("theirs")
+        logging.getLogger("aiormq.channel").warning("theirs")
     log.info("outside")
 
     ours, theirs, outside = records(stream)

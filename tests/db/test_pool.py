@@ -68,8 +68,7 @@ async def test_cancellation_rolls_back_and_the_connection_comes_home() -> None:
     assert await count() == 0
 
 
-@pytest.mark.usefixtures("pool")
-async def test_a_commit_that_has_begun_is_not_interrupted() -> None:
+async def slow_commits() -> None:
     async with connection() as conn:
         await conn.execute(
             "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql"
@@ -79,10 +78,24 @@ async def test_a_commit_that_has_begun_is_not_interrupted() -> None:
             "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON student DEFERRABLE INITIALLY DEFERRED"
             " FOR EACH ROW EXECUTE FUNCTION slow()"
         )
+
+
+@pytest.mark.usefixtures("pool")
+async def test_a_commit_that_has_begun_is_not_interrupted() -> None:
+    await slow_commits()
     with anyio.move_on_after(0.1):
         async with unit_of_work() as work:
             await students.create(work.connection, NewStudent(name="Ada"))
     assert await count() == 1
+
+
+@pytest.mark.usefixtures("pool")
+async def test_a_commit_that_gets_no_answer_is_the_databases_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    await slow_commits()
+    monkeypatch.setattr("db.pool.COMMIT_TIMEOUT", 0.1)
+    with pytest.raises(DatabaseUnavailable, match="no answer to a commit"):
+        async with unit_of_work() as work:
+            await students.create(work.connection, NewStudent(name="Ada"))
 
 
 async def test_an_exhausted_pool_is_an_error_and_not_a_hang(database_url: str) -> None:

@@ -18,6 +18,9 @@ from tests.services import running as serving
 
 pytestmark = pytest.mark.anyio
 
+QUICK = {"APP_SUPERVISOR__BACKOFF_MAX": "2s"}
+"""For what is not about the backoff: less waiting."""
+
 FAST = {"APP_AMQP__EXAMPLE__HEARTBEAT": "1s", "APP_AMQP__EXAMPLE__TIMEOUT": "2s"}
 
 
@@ -47,7 +50,7 @@ async def test_a_role_that_crashes_is_restarted_and_its_sibling_does_not_notice(
 
 async def test_rabbitmq_goes_away_and_comes_back(here: Path, tmp_path: Path, database_url: str) -> None:
     node = RabbitMQ(tmp_path / "services", source_directory=SOURCES)
-    environ = {"APP_DATABASE__URL": database_url, "APP_AMQP__EXAMPLE__URL": node.url}
+    environ = {"APP_DATABASE__URL": database_url, "APP_AMQP__EXAMPLE__URL": node.url, **QUICK}
     async with AsyncServer(node) as server, running(here, environ=environ) as app:
         await server.stop()
         reasons = await app.not_ready()
@@ -71,7 +74,7 @@ async def test_what_was_published_before_the_broker_went_away_is_not_lost(
     here: Path, tmp_path: Path, database_url: str
 ) -> None:
     node = RabbitMQ(tmp_path / "services", source_directory=SOURCES)
-    environ = {"APP_DATABASE__URL": database_url, "APP_AMQP__EXAMPLE__URL": node.url}
+    environ = {"APP_DATABASE__URL": database_url, "APP_AMQP__EXAMPLE__URL": node.url, **QUICK}
     async with AsyncServer(node) as server:
         async with running(here, environ=environ) as app:
             assert await app.stop() == 0
@@ -100,6 +103,7 @@ async def test_postgresql_goes_away_and_comes_back(here: Path, tmp_path: Path, a
         "APP_DATABASE__URL": database.url,
         "APP_DATABASE__MIGRATE": "true",
         "APP_AMQP__EXAMPLE__URL": amqp_url,
+        **QUICK,
     }
     async with AsyncServer(database) as server, running(here, environ=environ) as app:
         for number in range(10):

@@ -12,12 +12,11 @@ import psycopg
 import pytest
 from anyio.abc import TaskGroup
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
 from structlog.contextvars import bound_contextvars
 
 from db import cron_runs
 from db.cron_runs import RunStatus
-from db.pool import DatabaseUnavailable, current_pool
+from db.pool import DatabaseUnavailable, Pool, current_pool
 from db.query import Connection
 from roles.clock import SystemClock
 from roles.schedule.tick import Runner, Tick
@@ -50,7 +49,7 @@ class Claimant:
         async def configure(connection: Connection) -> None:
             connection.cursor_factory = Cursor
 
-        self.pool = AsyncConnectionPool[Connection](
+        self.pool = Pool(
             url,
             kwargs={"autocommit": True, "options": "-c statement_timeout=2s"},  # for nobody ever waits for the other
             min_size=1,
