@@ -355,3 +355,15 @@ def test_the_changelog_begins_with_the_version_of_the_program() -> None:
 def test_the_readme_says_where_the_ports_are() -> None:
     ports = {httpx.URL(f"http://{address}").port for address in (Settings().api.bind, Settings().ops.bind)}
     assert {int(port) for port in re.findall(r"127\.0\.0\.1:(809\d)", README)} == ports
+
+
+def test_what_must_not_come_back_has_its_tests() -> None:
+    table = (
+        (ROOT / "docs" / "architecture.md").read_text().partition("## What must not come back")[2].partition("## ")[0]
+    )
+    named = re.findall(r"`(tests/[\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", table)
+    assert len(named) >= 7
+    for path, names in named:
+        source = (ROOT / path).read_text()
+        for name in re.findall(r"`(\w+)`", names):
+            assert f"def {name}(" in source, f"{path}: {name}"
