@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -70,6 +72,8 @@ def _role(name: str) -> str:
 
 
 def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError(f"names no role (the roles are {', '.join(ROLES)})")
     return tuple(dict.fromkeys(names))
 
 
@@ -89,6 +93,15 @@ def _http_url(value: str) -> str:
 def _within_consumer_timeout(value: timedelta) -> timedelta:
     if value >= LONGEST_HANDLER_TIMEOUT:
         raise ValueError("must be shorter than 30m, after which RabbitMQ closes the consumer's channel")
+    return value
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    try:
+        if value.get_secret_value() != EMBEDDED:
+            conninfo_to_dict(value.get_secret_value())
+    except ProgrammingError:  # it quotes the URL, password and all
+        raise ValueError("not a PostgreSQL URL (try 'postgresql://user:password@host:5432/database')") from None
     return value
 
 
@@ -118,7 +131,7 @@ class Section(BaseModel):
 
 
 class Database(Section):
-    url: SecretStr = SecretStr(EMBEDDED)
+    url: Annotated[SecretStr, AfterValidator(_database_url)] = SecretStr(EMBEDDED)
     migrate: bool = False
     pool_min_size: int = Field(2, ge=0)
     pool_max_size: int = Field(20, ge=1)
@@ -206,9 +219,7 @@ class Log(Section):
 class Settings(Section):
     """All of them. Sections are tables in TOML, and `APP_<SECTION>__<KEY>` in the environment."""
 
-    roles: Annotated[tuple[RoleName, ...], BeforeValidator(_names), AfterValidator(_unique), Field(min_length=1)] = (
-        ROLES
-    )
+    roles: Annotated[tuple[RoleName, ...], BeforeValidator(_names), AfterValidator(_unique)] = ROLES
     debug: bool = False
     console: Literal["auto", "rich", "plain", "json"] = "auto"
     log: Log = Log()

@@ -32,6 +32,8 @@ class Servers:
         brokers = {name: each.url.get_secret_value() for name, each in settings.amqp.items()}
         directory = settings.embedded.directory
         try:
+            if database == EMBEDDED:
+                directory.mkdir(parents=True, exist_ok=True)
             self.postgres = Postgres(directory) if database == EMBEDDED else None
             self.rabbitmq = RabbitMQ(directory) if broker and EMBEDDED in brokers.values() else None
         except OSError as error:

@@ -138,10 +138,11 @@ def test_a_taken_port_is_an_error_that_names_the_setting(here: Path, services: d
 
 def test_an_embedded_directory_that_cannot_be_used_is_an_error_that_names_the_setting(here: Path) -> None:
     (here / "file").write_text("in the way")
-    refused = run(here, environ={"APP_EMBEDDED__DIRECTORY": "file/local", "APP_OPS__BIND": "127.0.0.1:0"})
-    assert refused.returncode == 2
-    assert "error: embedded.directory = 'file/local' cannot be used: Not a directory" in refused.stderr
-    assert "amqp.<name>.url" in refused.stderr
+    for roles in ("api", "consume"):
+        refused = run(here, "--roles", roles, environ={"APP_EMBEDDED__DIRECTORY": "file/local"})
+        assert refused.returncode == 2
+        assert "error: embedded.directory = 'file/local' cannot be used: Not a directory" in refused.stderr
+        assert "amqp.<name>.url" in refused.stderr
 
 
 @pytest.mark.anyio

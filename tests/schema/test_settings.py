@@ -140,7 +140,14 @@ def test_what_kubernetes_says_of_a_service_named_app_is_none_of_ours(tmp_path: P
             {"flags": {"roles": "api,shedule"}},
             "unknown role 'shedule': did you mean 'schedule'? (the roles are api, consume, schedule)",
         ),
-        ({"environ": {"ROLES": ""}}, "environment: ROLES"),
+        (
+            {"environ": {"ROLES": ""}},
+            "environment: ROLES = '': roles: names no role (the roles are api, consume, schedule)",
+        ),
+        (
+            {"environ": {"APP_DATABASE__URL": "mysql://host/x"}},
+            "APP_DATABASE__URL = '…': database.url: not a PostgreSQL URL (try 'postgresql://",
+        ),
         ({"environ": {"DEBUG": "maybe"}}, "environment: DEBUG = 'maybe': debug: Input should be a valid boolean"),
         (
             {"environ": {"APP_DATABASE__POOL_MIN_SIZE": "50"}},
@@ -193,6 +200,7 @@ def test_no_password_is_in_an_error(tmp_path: Path) -> None:
     environ = {"APP_DATABASE__URL": "postgresql://app:hunter2@db/app", "APP_DATABASE__POOL_MIN_SIZE": "50"}
     assert "hunter2" not in refusal(tmp_path, environ=environ)
     assert "hunter2" not in refusal(tmp_path, toml='[database]\nurl = ["postgresql://app:hunter2@db/app"]')
+    assert "hunter2" not in refusal(tmp_path, environ={"APP_DATABASE__URL": "postgres+x://app:hunter2@db/app"})
 
 
 def test_config_toml_says_every_default_and_nothing_else() -> None:
