@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -27,14 +25,3 @@ class Tally:
 
     def copy(self) -> Tally:
         return Tally(self.taken, self.finished, self.failed, self.given_back)
-
-    @contextmanager
-    def unit(self) -> Iterator[None]:
-        """Counts one unit of work: finished if the block ends, failed if it raises (cancellation included)."""
-        self.taken += 1
-        try:
-            yield
-        except BaseException:
-            self.failed += 1
-            raise
-        self.finished += 1

@@ -23,7 +23,7 @@ from roles.events import (
     RoleStopped,
     RoleWaiting,
 )
-from roles.failures import DrainTimeout, RestartBudgetExhausted, StartTimeout, UnexpectedReturn
+from roles.failures import DrainTimeout, RestartBudgetExhausted, StartTimeout
 from roles.role import RoleSpec, RoleStatus, Stage, State
 from roles.supervisor import Supervisor
 from roles.tally import Tally
@@ -407,7 +407,3 @@ async def test_declarations_that_contradict_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             await Harness().supervisor.run(specs, stop=anyio.Event())
-
-
-async def test_an_unexpected_return_is_no_dependency() -> None:
-    assert not isinstance(UnexpectedReturn(), DependencyUnavailable)
