@@ -9,11 +9,12 @@ COPY pyproject.toml uv.lock ./
 RUN uv sync --locked --no-dev --no-cache
 COPY app.py checks.py config.toml ./
 COPY clients clients
+COPY commands commands
 COPY db db
 COPY migrations migrations
 COPY roles roles
 COPY schema schema
-RUN .venv/bin/python -m compileall -q app.py checks.py clients db migrations roles schema
+RUN .venv/bin/python -m compileall -q app.py checks.py clients commands db migrations roles schema
 
 FROM python:3.13-slim
 RUN useradd --system --uid 10001 --home-dir /app --shell /usr/sbin/nologin rolecall

@@ -6,13 +6,11 @@ Exit codes: 0 drained cleanly, 1 a failure that ended the process, 2 usage or co
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable
 from contextvars import Context
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 import typer
@@ -20,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from clients import open_clients
+from commands.command import ConfigFile, exit_with, load
 from db.pool import create_pool, current_pool
 from db.schema_version import add_revision, head, upgrade
 from roles.clock import SystemClock
 from roles.database.role import DatabaseRole
 from roles.embedded.servers import Servers, running_database
-from roles.events import DrainStarted, Event, Failure, RoleStarted
-from roles.failures import SupervisionError, classify, describe
+from roles.events import DrainStarted, Event, RoleStarted
 from roles.logs import choose_mode, configure, log_event
 from roles.ops.console import places
 from roles.ops.panel import PanelRole, announce, listener
@@ -36,15 +34,9 @@ from roles.role import Role, RoleSpec, Stage
 from roles.signals import drain_on_signals, exit_after
 from roles.supervisor import Supervisor
 from roles.watchdog import watchdog
-from schema.errors import ConfigurationError
 from schema.settings import EMBEDDED, Settings
-from schema.settings_sources import LoadedSettings, load_settings
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Read settings from this file, not ./config.toml.")
-]
 
 
 @cli.callback(invoke_without_command=True)
@@ -74,15 +66,15 @@ def run(
     context.obj = config_file
     if context.invoked_subcommand is not None:
         return
-    flags = {"roles": roles, "console": console, "database.migrate": migrate_first or None}
-    settings = _load(config_file, {name: value for name, value in flags.items() if value is not None}).settings
-    _exit_with(_serve_reloading if reload else _serve, settings)
+    given = {"roles": roles, "console": console, "database.migrate": migrate_first or None}
+    flags = {name: value for name, value in given.items() if value is not None}
+    exit_with(_serve_reloading if reload else _serve, load(context, config_file, flags).settings)
 
 
 @cli.command("config")
 def show_config(context: typer.Context, config_file: ConfigFile = None) -> None:
     """Print the settings in force and where each came from. Passwords are masked."""
-    rows = list(_load(config_file or context.obj).rows())
+    rows = list(load(context, config_file).rows())
     if not sys.stdout.isatty():
         for name, value, origin in rows:
             typer.echo(f"{name} = {value}  # {origin}")
@@ -96,7 +88,7 @@ def show_config(context: typer.Context, config_file: ConfigFile = None) -> None:
 @cli.command()
 def migrate(context: typer.Context, config_file: ConfigFile = None) -> None:
     """Bring the database's schema to head. Safe to run from many replicas at once."""
-    _exit_with(_migrate, _load(config_file or context.obj).settings)
+    exit_with(_migrate, load(context, config_file).settings)
 
 
 @cli.command()
@@ -106,7 +98,7 @@ def revision(
     config_file: ConfigFile = None,
 ) -> None:
     """Write a migration from what the database is to what the tables in `db/` say. Read it before you run it."""
-    _exit_with(partial(_add_revision, message=message), _load(config_file or context.obj).settings)
+    exit_with(partial(_add_revision, message=message), load(context, config_file).settings)
 
 
 @cli.command()
@@ -114,31 +106,7 @@ def check(context: typer.Context, config_file: ConfigFile = None) -> None:
     """Verify declarations, database and brokers: a line per finding, and exit code 2 if one of them is bad."""
     from checks import check_all
 
-    _exit_with(check_all, _load(config_file or context.obj).settings)
-
-
-def _load(config_file: Path | None, flags: Mapping[str, Any] | None = None) -> LoadedSettings:
-    try:
-        return load_settings(flags=flags, config=config_file, environ=os.environ)
-    except ConfigurationError as error:
-        raise _failure(str(error), 2) from None
-
-
-def _exit_with(main: Callable[[Settings], Coroutine[Any, Any, int]], settings: Settings) -> None:
-    """Runs `main` to its end and exits with its code, or with the code of its error."""
-    try:
-        code = anyio.run(main, settings, backend_options={"use_uvloop": True})
-    except Exception as error:
-        failure = classify(error)
-        if failure is Failure.BUG and not isinstance(error, SupervisionError):
-            raise
-        raise _failure(describe(error), 2 if failure is Failure.CONFIGURATION else 1) from None
-    raise typer.Exit(code)
-
-
-def _failure(message: str, code: int) -> typer.Exit:
-    typer.echo(f"error: {message}", err=True)
-    return typer.Exit(code)
+    exit_with(check_all, load(context, config_file).settings)
 
 
 async def _serve(settings: Settings) -> int:

@@ -30,6 +30,7 @@ README = (ROOT / "README.md").read_text()
 DOCUMENTS = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
 SOURCES = (
     "clients",
+    "commands",
     "db",
     "migrations",
     "roles",
@@ -251,7 +252,7 @@ def test_every_name_of_our_code_is_one(document: Path) -> None:
     for name in re.findall(r"`((?:[a-z_]+\.)+\w+)(?:\(.*?\))?`", document.read_text()):
         first = name.split(".")[0]
         is_setting = name in settings() or (first in Settings.model_fields and name.startswith("amqp."))
-        if (first in ("roles", "db", "schema", "clients") or first in Settings.model_fields) and not (
+        if (first in ("commands", "roles", "db", "schema", "clients") or first in Settings.model_fields) and not (
             is_setting or resolves(name) or (ROOT / name).exists()
         ):
             unknown.append(name)

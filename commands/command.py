@@ -1,0 +1,170 @@
+"""What all verbs share: settings, exit codes, the database, and rows for people or for programs.
+
+```
+@cli.command("list")
+def list_things(context: typer.Context, config_file: ConfigFile = None, *, as_json: Json = False) -> None:
+    exit_with(partial(_list, as_json=as_json), load(context, config_file).settings)
+
+async def _list(settings: Settings, *, as_json: bool) -> int:
+    async with database(settings), connection() as conn:
+        show(await things.all(conn), as_json=as_json)
+    return 0
+```
+Exit codes: 0 done, 1 a failure, 2 usage or configuration.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import typer
+from pydantic_core import to_jsonable_python
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from db.pool import create_pool, current_pool
+from db.schema_version import behind, upgrade
+from roles.embedded.servers import running_database
+from roles.events import Failure
+from roles.failures import SupervisionError, classify, describe
+from roles.logs import configure
+from schema.errors import ConfigurationError
+from schema.settings import EMBEDDED, Settings
+from schema.settings_sources import LoadedSettings, load_settings
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Read settings from this file, not ./config.toml.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+
+Row = Mapping[str, Any]
+
+
+def load(
+    context: typer.Context, config_file: Path | None = None, flags: Mapping[str, Any] | None = None
+) -> LoadedSettings:
+    """The settings in force; `--config` may stand before or after the verb.
+
+    Raises:
+        typer.Exit: they are wrong; what is wrong was printed.
+    """
+    try:
+        return load_settings(flags=flags, config=config_file or context.obj, environ=os.environ)
+    except ConfigurationError as error:
+        raise failure(str(error), 2) from None
+
+
+def exit_with(main: Callable[[Settings], Coroutine[Any, Any, int]], settings: Settings) -> None:
+    """Runs `main` to its end and exits with its code, or with the code of its error.
+
+    A coroutine may `raise failure(…)` anywhere, also inside a task group.
+    """
+    try:
+        code = anyio.run(main, settings, backend_options={"use_uvloop": True})
+    except Exception as error:
+        if ended := _exit_in(error):
+            raise ended from None
+        kind = classify(error)
+        if kind is Failure.BUG and not isinstance(error, SupervisionError):
+            raise
+        raise failure(describe(error), 2 if kind is Failure.CONFIGURATION else 1) from None
+    raise typer.Exit(code)
+
+
+def _exit_in(error: Exception) -> typer.Exit | None:
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, typer.Exit) else None
+
+
+def failure(message: str, code: int) -> typer.Exit:
+    """Prints `error: <message>`; to be raised."""
+    typer.echo(f"error: {message}", err=True)
+    return typer.Exit(code)
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncIterator[None]:
+    """Opens the pool for one command; `connection()` and `unit_of_work()` work inside.
+
+    The embedded server is run for as long as the command lasts, unless the application has it running.
+
+    Raises:
+        ConfigurationError: the schema is not at head.
+    """
+    configure("plain", "warning")
+    async with running_database(settings) as url:
+        if settings.database.url.get_secret_value() == EMBEDDED:
+            await upgrade(url)
+        async with create_pool(url, settings.database) as pool:
+            token = current_pool.set(pool)
+            try:
+                if problem := await behind():
+                    raise ConfigurationError(problem)
+                yield
+            finally:
+                current_pool.reset(token)
+
+
+def show(rows: Sequence[Row], *, columns: Sequence[str], as_json: bool, empty: str) -> None:
+    """Prints rows: as a JSON array with all their keys, or as a table of `columns`.
+
+    Params:
+        empty: what to say to a person when there are none.
+    """
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        typer.echo(empty)
+    else:
+        table = Table(*columns, box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*(Text(_cell(row[column])) for column in columns))
+        Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def print_json(value: object) -> None:
+    """Prints JSON, with times as ISO 8601."""
+    typer.echo(json.dumps(to_jsonable_python(value), indent=2, ensure_ascii=False))
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Asks a person.
+
+    Raises:
+        typer.Exit: with 1, the answer is no; with 2, there is nobody to ask and no `--yes`.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise failure(f"{question} There is no terminal to ask on: add --yes.", 2)
+    if not typer.confirm(question):
+        raise failure("nothing was done", 1)
+
+
+def who() -> str:
+    """Who is at the keyboard, for what is written down: `login@host`."""
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        login = str(os.getuid())
+    return f"{login}@{socket.gethostname()}"
+
+
+def _cell(value: object) -> str:
+    """One line, without anything that a terminal would act on."""
+    if value is None:
+        return "-"
+    text = value.isoformat(sep=" ", timespec="seconds") if hasattr(value, "isoformat") else str(value)
+    return "".join(character if character.isprintable() else "·" for character in " ".join(text.split()))

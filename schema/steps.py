@@ -1,0 +1,40 @@
+"""The steps of every path on which something could be lost or done twice, for the tests that kill the process there.
+
+`reached(step)` is called right after a step has happened. It does nothing unless a test observes; a step that no
+test dies at fails the suite (`tests/crash`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+
+class Step(StrEnum):
+    """What has just happened, by path."""
+
+    CONSUME_RECEIVED = "consume.received"
+    """A message is in our hands."""
+    CONSUME_CLAIMED = "consume.claimed"
+    """Its inbox row is inserted, and not committed."""
+    CONSUME_HANDLED = "consume.handled"
+    """The handler has returned; nothing is committed."""
+    CONSUME_COMMITTED = "consume.committed"
+    """Its effects and its inbox row are there to stay; the broker does not know yet."""
+    CONSUME_ACKED = "consume.acked"
+    """The ack is on its way."""
+
+
+_observer: Callable[[Step], None] | None = None
+
+
+def observe(observer: Callable[[Step], None] | None) -> None:
+    """Has `observer` called at each step from now on; None for nobody."""
+    global _observer  # noqa: PLW0603 - one for the process, which is what is killed
+    _observer = observer
+
+
+def reached(step: Step) -> None:
+    """To be called right after `step` has happened."""
+    if _observer is not None:
+        _observer(step)
