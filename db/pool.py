@@ -16,10 +16,11 @@ psycopg.Error                                  anything else: the statement's ow
 from __future__ import annotations
 
 import select
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Self
 
 import anyio
@@ -28,16 +29,22 @@ import psycopg_pool
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
+from db import outbox
 from db.query import Connection
 from schema.errors import DependencyUnavailable
 from schema.settings import Database
+from schema.topic import Message, Topic
 
 
 class Pool(psycopg_pool.AsyncConnectionPool[Connection]):
-    """psycopg's pool, which also remembers why the last attempt to connect failed."""
+    """psycopg's pool, which also remembers why the last attempt to connect failed, and tells of new messages."""
 
-    last_failure: Exception | None = None
-    """None if it succeeded."""
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.last_failure: Exception | None = None
+        """None if it succeeded."""
+        self.on_published: set[Callable[[str], None]] = set()
+        """Called after each commit with messages in it, once for each broker that these are for, by name."""
 
 
 current_pool: ContextVar[Pool] = ContextVar("current_pool")
@@ -63,6 +70,36 @@ class Work:
     """One unit of work: a transaction, whole or not at all."""
 
     connection: Connection
+    brokers: set[str] = field(default_factory=set, repr=False, compare=False)
+    """For which there are messages among it; whoever puts one into the outbox by other means adds its broker."""
+
+    async def publish(
+        self,
+        topic: Topic[Message],
+        message: Message,
+        *,
+        delay: timedelta | str | None = None,
+        headers: Mapping[str, str | int] | None = None,
+    ) -> str:
+        """Publishes a message if, and only if, this transaction is committed.
+
+        It is written to the outbox. The relay sends it when the transaction has been committed: at least once,
+        always with the same message id, by which a consumer drops the second of two.
+
+        Params:
+            delay: how long it is held back, from now; such as `"30s"`.
+            headers: AMQP headers, texts or 32-bit numbers.
+
+        Returns:
+            The message id, a UUID.
+
+        Raises:
+            TypeError: the message is not of the topic's model.
+            ValueError: a header, or the delay, is none.
+        """
+        message_id = await outbox.add(self.connection, topic, message, delay=delay, headers=headers)
+        self.brokers.add(topic.broker)
+        return message_id
 
 
 def create_pool(url: str, settings: Database) -> Pool:
@@ -144,8 +181,9 @@ async def unit_of_work() -> AsyncIterator[Work]:
     """
     async with connection() as conn:
         await conn.execute(b"BEGIN")
+        work = Work(conn)
         try:
-            yield Work(conn)
+            yield work
         except BaseException:
             if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
                 with anyio.move_on_after(COMMIT_TIMEOUT, shield=True):
@@ -155,6 +193,9 @@ async def unit_of_work() -> AsyncIterator[Work]:
             await conn.execute(b"COMMIT")
         if commit.cancelled_caught:
             raise DatabaseUnavailable(f"PostgreSQL: no answer to a commit in {COMMIT_TIMEOUT:g} s")
+        for broker in work.brokers:
+            for tell in tuple(current_pool.get().on_published):
+                tell(broker)
 
 
 def one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Students: what a client sends, and what it gets."""
+"""Students: what a client sends, what it gets, and what is published about them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from schema.text import NO_NUL
+from schema.topic import Topic
 
 Name = Annotated[
     str,
@@ -41,6 +42,17 @@ class Student(BaseModel):
     active: bool = Field(description="False after a DELETE.", examples=[True])
     created_at: datetime = Field(examples=["2026-01-31T12:00:00Z"])
     updated_at: datetime = Field(examples=["2026-01-31T12:00:00Z"])
+
+
+class StudentCreated(BaseModel):
+    """A student was stored through the API: the message `student.created`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"id": 1}]})
+
+    id: int = Field(description="The student's id.", examples=[1])
+
+
+STUDENT_CREATED = Topic("student.created", StudentCreated, exchange="example.exchange", routing_key="student.created")
 
 
 class StudentPageQuery(BaseModel):

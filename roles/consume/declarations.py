@@ -18,13 +18,11 @@ from roles.consume.retry import Ladder
 from schema.duration import format_duration, parse_duration
 from schema.errors import ConfigurationError
 from schema.settings import LONGEST_HANDLER_TIMEOUT, Settings
+from schema.topic import EXCHANGE_TYPES, MAX_NAME
 
 Message = TypeVar("Message", bound=BaseModel)
 Handler = Callable[[Message, Work], Awaitable[None]]
 
-EXCHANGE_TYPES = ("direct", "topic", "fanout", "headers")
-MAX_NAME = 255
-"""Bytes, in AMQP."""
 MAX_CONCURRENCY = 65535
 MAX_DELAY = timedelta(milliseconds=2**32 - 1)
 """The longest `x-message-ttl` that RabbitMQ takes, 49 days."""

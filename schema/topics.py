@@ -1,0 +1,75 @@
+"""The topics of this service. A new one is declared beside its model, and is a line in `TOPICS`."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel
+
+from schema.errors import ConfigurationError
+from schema.settings import Settings
+from schema.students import STUDENT_CREATED
+from schema.topic import EXCHANGE_TYPES, MAX_NAME, Topic
+
+TOPICS: tuple[Topic[Any], ...] = (STUDENT_CREATED,)
+
+
+def find(name: str, topics: Sequence[Topic[Any]] = TOPICS) -> Topic[Any]:
+    """The topic of this name.
+
+    Raises:
+        ConfigurationError: there is none; it says which name comes nearest.
+    """
+    for topic in topics:
+        if topic.name == name:
+            return topic
+    raise ConfigurationError(f"there is no topic {name!r}: {_hint(name, [topic.name for topic in topics])}")
+
+
+def validate(topics: Sequence[Topic[Any]], settings: Settings) -> None:
+    """Checks all declarations.
+
+    Raises:
+        ConfigurationError: one line per finding, with the topic and the offending value.
+    """
+    findings = [f"topic {each.name}: {finding}" for each in topics for finding in _findings(each, settings)]
+    findings += _conflicts(topics)
+    if findings:
+        raise ConfigurationError("\n".join(findings))
+
+
+def _findings(topic: Topic[Any], settings: Settings) -> Iterator[str]:
+    if not topic.name:
+        yield "it has no name"
+    if not (inspect.isclass(topic.model) and issubclass(topic.model, BaseModel)):
+        yield f"its model {topic.model!r} is no pydantic model"
+    if topic.broker not in settings.amqp:
+        yield f"unknown broker {topic.broker!r}: {_hint(topic.broker, list(settings.amqp))}"
+    if topic.exchange_type not in EXCHANGE_TYPES:
+        yield f"unknown exchange type {topic.exchange_type!r}: {_hint(topic.exchange_type, EXCHANGE_TYPES)}"
+    for kind, name in {"name": topic.name, "exchange": topic.exchange, "routing key": topic.routing_key}.items():
+        if (size := len(name.encode())) > MAX_NAME:
+            yield f"{kind} {name[:40] + '…'!r} has {size} bytes, and AMQP allows {MAX_NAME}"
+
+
+def _conflicts(topics: Sequence[Topic[Any]]) -> Iterator[str]:
+    for name, count in Counter(each.name for each in topics).items():
+        if count > 1:
+            yield f"topic {name}: declared {count} times"
+    types: dict[tuple[str, str], Topic[Any]] = {}
+    for each in topics:
+        other = types.setdefault((each.broker, each.exchange), each)
+        if each.exchange and other.exchange_type != each.exchange_type:
+            yield (
+                f"topic {each.name}: exchange {each.exchange!r} is of type {each.exchange_type!r} here and "
+                f"{other.exchange_type!r} for topic {other.name}"
+            )
+
+
+def _hint(value: str, known: Sequence[str]) -> str:
+    nearest = get_close_matches(value, known, n=1)
+    return f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known) or 'none'}"
