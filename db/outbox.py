@@ -42,6 +42,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from db.metadata import metadata
 from db.query import Connection, Query
 from schema.duration import parse_duration
+from schema.steps import Step, reached
 from schema.topic import MAX_NAME, Topic
 
 outbox = Table(
@@ -109,6 +110,7 @@ async def add(
         properties=Jsonb(properties),
         delay=NO_DELAY if delay is None else parse_duration(delay),
     )
+    reached(Step.OUTBOX_INSERTED)
     return message_id
 
 
@@ -140,6 +142,7 @@ async def add_encoded(
         properties=Jsonb(shown | {"encoded": b64encode(properties).decode()}),
         delay=delay,
     )
+    reached(Step.OUTBOX_INSERTED)
 
 
 def _headers(topic: Topic[Any], headers: Mapping[str, str | int]) -> dict[str, str | int]:

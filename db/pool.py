@@ -33,6 +33,7 @@ from db import outbox
 from db.query import Connection
 from schema.errors import DependencyUnavailable
 from schema.settings import Database
+from schema.steps import Step, reached
 from schema.topic import Message, Topic
 
 
@@ -193,6 +194,8 @@ async def unit_of_work() -> AsyncIterator[Work]:
             await conn.execute(b"COMMIT")
         if commit.cancelled_caught:
             raise DatabaseUnavailable(f"PostgreSQL: no answer to a commit in {COMMIT_TIMEOUT:g} s")
+        if work.brokers:
+            reached(Step.OUTBOX_COMMITTED)
         for broker in work.brokers:
             for tell in tuple(current_pool.get().on_published):
                 tell(broker)

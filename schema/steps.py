@@ -23,6 +23,10 @@ class Step(StrEnum):
     """Its effects and its inbox row are there to stay; the broker does not know yet."""
     CONSUME_ACKED = "consume.acked"
     """The ack is on its way."""
+    OUTBOX_INSERTED = "outbox.inserted"
+    """A message is in the outbox, and not committed."""
+    OUTBOX_COMMITTED = "outbox.committed"
+    """It is there to stay; the relay does not know yet."""
 
 
 _observer: Callable[[Step], None] | None = None
