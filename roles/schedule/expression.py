@@ -14,16 +14,18 @@ values, ranges (`mon-fri`, also around the end: `22-2`) and steps (`*/15`, `8-18
 friends stand for what they say. If both days are restricted, a day that fits either will do, as in every cron;
 a field that admits everything (`*`, `*/1`, `1-31`) restricts nothing.
 
-The fields are read here and croniter gets plain lists of numbers, for it takes more than anybody means:
-`R` is random, `5-5` is every minute, `22-4/3` steps wrongly around the end, a seventh field is a year.
+The fields are read here, for croniter takes more than anybody means: `R` is random, `5-5` is every minute, `22-4/3`
+steps wrongly around the end, a seventh field is a year. It gets plain lists of numbers, and is asked for days only:
+which of them fit is a matter of calendars. What comes next within a day is three lists, and is asked far more often.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cache
+from datetime import date, datetime, time, timedelta
+from functools import cache, lru_cache
 from typing import Final
 
 from croniter import CroniterBadDateError, croniter  # type: ignore[import-untyped]
@@ -41,12 +43,14 @@ class Field:
 
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_HOUR: Final = Field("hour", 0, 23)
 _DAY_OF_MONTH: Final = Field("day of month", 1, 31)
+_LAST_DAY: Final = 32
 _DAY_OF_WEEK: Final = Field("day of week", 0, 6, ("sun", "mon", "tue", "wed", "thu", "fri", "sat"))
 FIELDS: Final = (
     Field("second", 0, 59),
     Field("minute", 0, 59),
-    Field("hour", 0, 23),
+    _HOUR,
     _DAY_OF_MONTH,
     Field("month", 1, 12, _MONTHS),
     _DAY_OF_WEEK,
@@ -62,20 +66,47 @@ SHORTHANDS: Final = {
 }
 _PART = re.compile(r"(?:(?P<all>\*)|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step>\d+))?", re.ASCII)
 _SOME_TIME = datetime(2000, 1, 1)  # noqa: DTZ001 - wall-clock times have no zone yet
+_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
     """A cron expression that was read and is known to come."""
 
-    every_hour: bool
-    """Whether its hour field admits every hour: then it is a rhythm rather than a list of times of the day."""
-    _walker: croniter
+    seconds: tuple[int, ...]
+    minutes: tuple[int, ...]
+    hours: tuple[int, ...]
+    days: str | None
+    """Day of month, month and day of week, as croniter reads them; None if every day fits."""
+
+    @property
+    def every_hour(self) -> bool:
+        """Whether its hour field admits every hour: then it is a rhythm rather than a list of times of the day."""
+        return len(self.hours) == _HOUR.high + 1
 
     def following(self, wall: datetime) -> datetime:
         """The first matching wall-clock time after `wall`; both naive."""
-        found: datetime = self._walker.get_next(start_time=wall)
-        return found
+        today = wall.date()
+        day = self._day_from(today)
+        if day == today:
+            later = self._later_that_day(wall)
+            if later is not None:
+                return datetime.combine(day, later)
+            day = self._day_from(today + _DAY)
+        return datetime.combine(day, time(self.hours[0], self.minutes[0], self.seconds[0]))
+
+    def _day_from(self, day: date) -> date:
+        return day if self.days is None else _first_day(self.days, day)
+
+    def _later_that_day(self, wall: datetime) -> time | None:
+        if wall.hour in self.hours:
+            if wall.minute in self.minutes and wall.second < self.seconds[-1]:
+                return time(wall.hour, wall.minute, _above(self.seconds, wall.second))
+            if wall.minute < self.minutes[-1]:
+                return time(wall.hour, _above(self.minutes, wall.minute), self.seconds[0])
+        if wall.hour < self.hours[-1]:
+            return time(_above(self.hours, wall.hour), self.minutes[0], self.seconds[0])
+        return None
 
 
 @cache
@@ -93,27 +124,49 @@ def parse(text: str) -> Expression:
         columns.insert(0, "0")
     if len(columns) != len(FIELDS):
         raise ValueError(f"five fields, or six with the seconds first, and not {len(columns)} (try '0 * * * *')")
-    second, *rest = (_column(field, column) for field, column in zip(FIELDS, columns, strict=True))
-    walker = croniter(" ".join([*rest, second]), _SOME_TIME, ret_type=datetime)  # croniter wants the seconds last
+    second, minute, hour, *days = (_numbers(field, column) for field, column in zip(FIELDS, columns, strict=True))
+    listed = [_listed(field, numbers) for field, numbers in zip(FIELDS[-3:], days, strict=True)]
+    expression = Expression(second, minute, hour, None if set(listed) == {"*"} else " ".join(listed))
     try:
-        walker.get_next()
+        expression.following(_SOME_TIME)
     except CroniterBadDateError:
         raise ValueError("never comes: no month that it names has such a day") from None
-    return Expression(every_hour=rest[1] == "*", _walker=walker)
+    return expression
 
 
-def _column(field: Field, column: str) -> str:
-    """The column as `*` or a list of numbers (and `l`, the last day of the month)."""
-    values: set[int] = set()
-    last_day = False
+@lru_cache(maxsize=4096)  # a job that is due each minute asks for the same day all day long
+def _first_day(days: str, day: date) -> date:
+    """The first day that fits, from `day` on."""
+    before = datetime.combine(day, time()) - timedelta(seconds=1)
+    found: datetime = _calendar(days).get_next(start_time=before)
+    return found.date()
+
+
+@cache
+def _calendar(days: str) -> croniter:
+    return croniter(f"0 0 {days}", _SOME_TIME, ret_type=datetime)
+
+
+def _above(numbers: tuple[int, ...], number: int) -> int:
+    return numbers[bisect_right(numbers, number)]
+
+
+def _numbers(field: Field, column: str) -> tuple[int, ...]:
+    """What the column admits, in order; the last day of the month is number 32."""
+    numbers: set[int] = set()
     for part in column.split(","):
         if part == "l" and field is _DAY_OF_MONTH:
-            last_day = True
+            numbers.add(_LAST_DAY)
         else:
-            values.update(_part(field, part))
-    if len(values) == field.high - field.low + 1:
+            numbers.update(_part(field, part))
+    return tuple(sorted(numbers))
+
+
+def _listed(field: Field, numbers: tuple[int, ...]) -> str:
+    """The column for croniter."""
+    if numbers[: field.high - field.low + 1] == tuple(range(field.low, field.high + 1)):
         return "*"
-    return ",".join([*map(str, sorted(values)), *(["l"] if last_day else [])])
+    return ",".join("l" if number == _LAST_DAY else str(number) for number in numbers)
 
 
 def _part(field: Field, part: str) -> list[int]:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from itertools import islice
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from roles.schedule.cron import EPOCH, CronSchedule, IntervalSchedule, Schedule
-from tests.schedule import oracle
 
-MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
-DAY = timedelta(days=1)
 ZONES = (
     "UTC",
     "Europe/Berlin",
@@ -227,108 +221,3 @@ def test_intervals_are_counted_from_the_epoch_whatever_the_start() -> None:
 def test_an_interval_is_whole_seconds(every: timedelta) -> None:
     assert list(IntervalSchedule(every).findings())
     assert not list(IntervalSchedule(timedelta(seconds=1)).findings())
-
-
-@cache
-def around_changes(zone: str) -> tuple[oracle.Moments, ...]:
-    """The days of a decade on which the clocks are changed, and some hours more."""
-    return tuple(oracle.moments(zone, day - HOUR, day + 30 * HOUR) for day in oracle.changes(zone, 2011, 2021))
-
-
-@pytest.mark.parametrize("zone", ZONES)
-def test_a_decade_of_changes_agrees_with_the_oracle(zone: str) -> None:
-    windows = around_changes(zone) or (oracle.moments(zone, utc("2024-02-27"), utc("2024-03-03")),)
-    for expression in EXPRESSIONS:
-        schedule = CronSchedule(expression, zone)
-        for window in windows:
-            ours = list(schedule.missed(window[0][0] - MINUTE, window[-1][0]))
-            assert ours == oracle.due(expression, window), (expression, zone, window[0][0])
-
-
-def test_a_decade_of_hours_agrees_with_the_oracle() -> None:
-    hours = oracle.moments("Europe/Berlin", utc("2015-01-01"), utc("2025-01-01"), HOUR)
-    for expression in ("0 2 * * *", "0 */6 * 2 *", "0 * 29 2 *", "0 0 31 * 1"):
-        assert list(
-            CronSchedule(expression, "Europe/Berlin").missed(hours[0][0] - MINUTE, hours[-1][0])
-        ) == oracle.due(expression, hours)
-
-
-def column(low: int, high: int) -> st.SearchStrategy[str]:
-    value = st.integers(low, high)
-    span = st.tuples(value, value).map(lambda pair: f"{min(pair)}-{max(pair)}")
-    step = st.tuples(st.sampled_from(["*", f"{low}-{high}"]), st.integers(1, high - low)).map(
-        lambda s: f"{s[0]}/{s[1]}"
-    )
-    some = st.lists(value.map(str) | span | step, min_size=1, max_size=3).map(",".join)
-    return st.just("*") | some
-
-
-expressions = st.tuples(column(0, 59), column(0, 23), column(1, 28), column(1, 12), column(0, 6)).map(" ".join)
-often = st.tuples(column(0, 59), column(0, 23), st.just("*"), st.just("*"), column(0, 6)).map(" ".join)
-zones = st.sampled_from(ZONES)
-
-
-@cache
-def changes(zone: str) -> list[datetime]:
-    return oracle.changes(zone, 2010, 2030) or [utc("2024-02-28")]
-
-
-@st.composite
-def moments_near_changes(draw: st.DrawFn) -> tuple[str, datetime]:
-    zone = draw(zones)
-    return zone, draw(st.sampled_from(changes(zone))) + timedelta(seconds=draw(st.integers(0, 2 * 86_400)))
-
-
-@given(expressions, moments_near_changes(), st.integers(0, 999_999))
-@settings(max_examples=150, deadline=None)
-def test_next_due_is_strictly_later_and_nothing_lies_between(
-    expression: str, near: tuple[str, datetime], microsecond: int
-) -> None:
-    zone, moment = near
-    schedule = CronSchedule(expression, zone)
-    after = moment.replace(microsecond=microsecond)
-    due = schedule.next_due(after)
-    assert due > after
-    assert due.tzinfo is UTC
-    assert schedule.next_due(due - timedelta(microseconds=1)) == due
-    assert schedule.next_due(after + (due - after) / 2) == due
-
-
-@given(often, moments_near_changes())
-@settings(max_examples=60, deadline=None)
-def test_any_expression_agrees_with_the_oracle(expression: str, near: tuple[str, datetime]) -> None:
-    zone, moment = near
-    day = moment.replace(hour=0, minute=0, second=0)
-    window = oracle.moments(zone, day - DAY, day + 2 * DAY)
-    ours = list(CronSchedule(expression, zone).missed(window[0][0] - MINUTE, window[-1][0]))
-    expected = oracle.due(expression, window)
-    cut = max((day - 12 * HOUR), window[0][0])  # a window that begins behind a change has no past
-    assert [due for due in ours if due > cut] == [due for due in expected if due > cut]
-    assert len(set(ours)) == len(ours)
-
-
-@given(often, moments_near_changes(), st.integers(0, 3 * 86_400))
-@settings(max_examples=60, deadline=None)
-def test_walking_visits_what_was_missed_and_ends_at_the_latest(
-    expression: str, near: tuple[str, datetime], seconds: int
-) -> None:
-    zone, since = near
-    schedule = CronSchedule(expression, zone)
-    now = since + timedelta(seconds=seconds)
-    missed = list(schedule.missed(since, now))
-    walked = []
-    due = schedule.next_due(since)
-    while due <= now:
-        walked.append(due)
-        due = schedule.next_due(due)
-    assert missed == walked == sorted(set(walked))
-    assert all(since < due <= now for due in missed)
-    assert schedule.latest(since, now) == (missed[-1] if missed else None)
-
-
-@given(st.integers(1, 10**7), st.integers(-(10**9), 10**10).map(lambda n: EPOCH + timedelta(seconds=n)))
-def test_an_interval_is_due_at_its_multiples(seconds: int, after: datetime) -> None:
-    schedule = IntervalSchedule(timedelta(seconds=seconds))
-    due = schedule.next_due(after)
-    assert after < due <= after + schedule.every
-    assert (due - EPOCH) % schedule.every == timedelta(0)
