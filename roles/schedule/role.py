@@ -139,7 +139,9 @@ class ScheduleRole:
 
     def _report(self, run: CronRun) -> None:
         status = self._board[run.job]
-        if run.status is RunStatus.SKIPPED or (status.last_at is not None and run.started_at < status.last_at):
+        if run.status is RunStatus.SKIPPED or run.started_at is None:
+            return
+        if status.last_at is not None and run.started_at < status.last_at:
             return
         status.last_at = run.started_at
         status.last_status = run.status.value

@@ -97,8 +97,9 @@ class Runner:
                 if self._gives_way(tick, started_at):
                     log.warning("tick missed", reason="it could not be run before the next one came due")
                     return True
-                if not await cron_runs.claim(work.connection, job.name, at, started_at=started_at, host=self._host):
-                    tick.run = await cron_runs.get(work.connection, job.name, at)
+                run_id = await cron_runs.claim(work.connection, job.name, at, started_at=started_at, host=self._host)
+                if run_id is None:
+                    tick.run = await cron_runs.of_tick(work.connection, job.name, at)
                     return True
                 if await cron_runs.lock_job(work.connection, job.name):
                     running = True
@@ -108,7 +109,13 @@ class Runner:
                 else:
                     error, status = OVERLAP, RunStatus.SKIPPED
                 run = await cron_runs.settle(
-                    work.connection, job.name, at, status=status, finished_at=self._clock.now(), error=error
+                    work.connection,
+                    run_id,
+                    status=status,
+                    started_at=started_at,
+                    finished_at=self._clock.now(),
+                    attempts=int(running),
+                    error=error,
                 )
         except BaseException:
             if running:

@@ -14,8 +14,8 @@ from anyio.abc import TaskGroup
 from psycopg.rows import TupleRow
 from structlog.contextvars import bound_contextvars
 
-from db import cron_runs
-from db.cron_runs import RunStatus
+from db import cron_pauses, cron_runs
+from db.cron_runs import RunStatus, Trigger
 from db.pool import DatabaseUnavailable, Pool, current_pool
 from db.query import Connection
 from roles.clock import SystemClock
@@ -155,6 +155,35 @@ async def test_the_last_row_of_each_job_is_found(connection: Connection) -> None
     assert last["a"].seconds is None
 
 
+async def test_a_run_by_hand_takes_no_tick_away(connection: Connection) -> None:
+    assert await cron_runs.claim(connection, "a", START, started_at=START, host="here") is not None
+    assert await cron_runs.claim(connection, "a", START, started_at=START, host="there") is None
+    later = START + timedelta(seconds=5)
+    by_hand = await cron_runs.claim(
+        connection, "a", later, started_at=later, host="here", trigger=Trigger.MANUAL, triggered_by="ada"
+    )
+    assert by_hand is not None
+    assert (await cron_runs.last(connection, ["a"]))["a"].scheduled_at == START, "it is no tick"
+    assert await cron_runs.of_tick(connection, "a", later) is None
+    assert await cron_runs.claim(connection, "a", later, started_at=later, host="here") is not None
+    run = await cron_runs.get(connection, by_hand)
+    assert run is not None
+    assert (run.trigger, run.triggered_by, run.scheduled_at) == (Trigger.MANUAL, "ada", later)
+
+
 async def test_a_claim_that_has_left_the_book_is_an_error(connection: Connection) -> None:
     with pytest.raises(LookupError, match="cron_run"):
-        await cron_runs.settle(connection, "job", START, status=RunStatus.FINISHED, finished_at=START)
+        await cron_runs.settle(connection, 7, status=RunStatus.FINISHED, started_at=START, finished_at=START)
+
+
+async def test_a_pause_is_kept_until_it_is_resumed(connection: Connection) -> None:
+    assert await cron_pauses.get(connection, "a") is None
+    made = await cron_pauses.pause(connection, "a", paused_by="ada", reason="month end")
+    assert made is not None
+    assert await cron_pauses.pause(connection, "a", paused_by="grace") is None, "it was paused already"
+    assert await cron_pauses.get(connection, "a") == made
+    assert await cron_pauses.all_paused(connection) == {"a": made}
+    assert (made.paused_by, made.reason) == ("ada", "month end")
+    assert await cron_pauses.resume(connection, "a") == made
+    assert await cron_pauses.resume(connection, "a") is None
+    assert await cron_pauses.all_paused(connection) == {}
