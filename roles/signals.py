@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import signal
@@ -38,6 +39,8 @@ def drain_on_signals(stop: anyio.Event, limit: timedelta) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, on_signal)
     signal.signal(signal.SIGALRM, lambda *_: _exit_now("the drain did not end in its time: exits at once"))
+    # The interpreter gives up its handlers at its very end, and an alarm would then kill it with the wrong exit code.
+    atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
 
 
 def exit_after(limit: timedelta) -> None:

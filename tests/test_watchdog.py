@@ -52,15 +52,15 @@ def compute_for_too_long(seconds: float) -> None:
 async def test_a_blocked_loop_is_reported_while_it_lasts_and_again_when_it_is_over() -> None:
     reports = Reports()
     with watchdog(reports.emit, LIMIT):
-        compute_for_too_long(0.8)
+        compute_for_too_long(2)
         during, first = await reports.next()
         _, second = await reports.next()
 
-    assert during < 0.8
+    assert during < 2
     assert "compute_for_too_long" in first.stack
     assert second.stack == first.stack
-    assert 0.2 < first.seconds < 0.8
-    assert 0.6 < second.seconds < 2
+    assert 0.2 < first.seconds < 2
+    assert 1.6 < second.seconds < 20
 
 
 async def test_each_block_is_reported_for_itself() -> None:

@@ -15,7 +15,7 @@ from schema.settings import Amqp
 FAST = Amqp.model_validate({"heartbeat": "1s", "timeout": "2s"})
 
 
-async def eventually(condition: Callable[[], object], *, within: float = 15) -> None:
+async def eventually(condition: Callable[[], object], *, within: float = 60) -> None:
     """Returns when `condition()` is true."""
     with anyio.fail_after(within):
         while not condition():  # noqa: ASYNC110 - what is waited for happens elsewhere

@@ -66,7 +66,7 @@ class RunningApi:
 
 async def read_all(stream: ByteReceiveStream) -> bytes:
     data = b""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         try:
             while True:
                 data += await stream.receive()
@@ -79,7 +79,7 @@ async def running_api(pool: Pool, settings: Settings) -> AsyncIterator[RunningAp
     resources = Resources(settings=settings, pool=pool, amqp_urls={})
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await tasks.start(partial(ApiRole(resources).run, stop=stop))
         address = resources.board.addresses["api"]
         async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, verify=False, timeout=10) as http:

@@ -71,7 +71,7 @@ class Running:
     def tally(self) -> Tally:
         return self.board.tally("consume")
 
-    async def drain(self, *, within: float = 10) -> None:
+    async def drain(self, *, within: float = 60) -> None:
         self.stop.set()
         with anyio.fail_after(within):
             await self.ended.wait()
@@ -139,11 +139,11 @@ class Producer:
 
     async def holds(self, queue: str, count: int) -> None:
         """Returns when so many messages are ready: what is given back takes the broker a moment."""
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while await self.count(queue) != count:  # noqa: ASYNC110 - it happens at the broker
                 await anyio.sleep(0.02)
 
-    async def take(self, queue: str, *, within: float = 10) -> Taken:
+    async def take(self, queue: str, *, within: float = 60) -> Taken:
         """The next message of the queue, waited for."""
         with anyio.fail_after(within):
             while True:

@@ -118,7 +118,7 @@ async def test_a_stop_while_the_broker_is_away(database_url: str, producer: Prod
         proxy.refusing = True
         await proxy.sever()
         await eventually(lambda: not running.status().subscribed)
-        await running.drain(within=2)
+        await running.drain(within=60)
 
 
 async def test_a_role_without_consumers(amqp_url: str, database_url: str) -> None:

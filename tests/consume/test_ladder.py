@@ -132,7 +132,7 @@ async def test_an_undecodable_body_is_parked_at_once(
     ladder = milliseconds(60_000)
     async with consuming(calls.declared(retry=ladder), amqp_url=amqp_url, database_url=database_url) as running:
         await producer.raw(body, app_id="app")
-        parked = await producer.take("q.parked", within=3)
+        parked = await producer.take("q.parked", within=60)
 
     assert parked.body == body
     assert str(parked.headers["x-error"]).startswith(error)
@@ -151,7 +151,7 @@ async def test_a_rejected_message_is_parked_at_once(producer: Producer, amqp_url
     with structlog.testing.capture_logs() as logs:
         async with consuming(calls.declared(retry=ladder), amqp_url=amqp_url, database_url=database_url):
             await producer.send("x", message_id="m")
-            parked = await producer.take("q.parked", within=3)
+            parked = await producer.take("q.parked", within=60)
 
     assert parked.headers["x-error"] == "no such course"
     (event,) = [each for each in logs if each["event"] == "message parked"]

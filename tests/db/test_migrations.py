@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 import db
 from db.metadata import metadata
 from db.pool import DatabaseUnavailable, Pool, connection
-from db.schema_version import behind, head, upgrade
+from db.schema_version import MIGRATIONS, behind, head, upgrade
 from tests.services import PostgresServer
 
 for module in pkgutil.iter_modules(db.__path__):
@@ -30,6 +32,18 @@ def test_the_migrations_make_what_the_tables_say(database_url: str) -> None:
         context = MigrationContext.configure(conn, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
     engine.dispose()
+
+
+def test_the_names_of_the_files_tell_the_chain() -> None:
+    chain = list(ScriptDirectory(str(MIGRATIONS)).walk_revisions())
+    assert chain[0].revision == head()
+    assert [Path(script.path).stem.partition("_")[0] for script in chain] == [script.revision for script in chain]
+    assert sorted((script.revision for script in chain), reverse=True) == [script.revision for script in chain]
+
+
+def test_a_program_that_has_nothing_to_migrate_does_not_load_alembic() -> None:
+    script = "import sys, app, db.schema_version as v; v.head(); sys.exit('alembic' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], cwd=MIGRATIONS.parent, check=True)
 
 
 @pytest.mark.anyio

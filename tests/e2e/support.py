@@ -36,7 +36,7 @@ class App:
         self.ops: httpx.AsyncClient
         self._changed = anyio.Event()
 
-    async def logged(self, event: str, *, within: float = 30, since: int = 0, **fields: object) -> Record:
+    async def logged(self, event: str, *, within: float = 60, since: int = 0, **fields: object) -> Record:
         """The first record (after number `since`) of an event with these fields; waits for it."""
         seen = since
         with anyio.move_on_after(within):
@@ -62,11 +62,11 @@ class App:
         if any(role["name"] == "api" for role in (await self.status())["roles"]):
             self.api.base_url = httpx.URL((await self.logged("api listening"))["url"])
 
-    async def ready(self, *, within: float = 30) -> None:
+    async def ready(self, *, within: float = 60) -> None:
         """Returns when `/health/ready` says so."""
         await self.until(self._is_ready, within=within)
 
-    async def not_ready(self, *, within: float = 30) -> dict[str, str]:
+    async def not_ready(self, *, within: float = 60) -> dict[str, str]:
         """The reasons, by check, once `/health/ready` says 503."""
 
         async def look() -> bool:
@@ -89,7 +89,7 @@ class App:
     async def consumer(self, queue: str = "example.main") -> dict[str, Any]:
         return next(each for each in (await self.status())["consumers"] if each["queue"] == queue)
 
-    async def until(self, condition: Callable[[], Any], *, within: float = 30) -> None:
+    async def until(self, condition: Callable[[], Any], *, within: float = 60) -> None:
         """Returns when the awaited condition holds."""
         try:
             with anyio.fail_after(within):
@@ -101,13 +101,13 @@ class App:
     def kill(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def exited(self, *, within: float = 30) -> int:
+    async def exited(self, *, within: float = 60) -> int:
         """The exit code."""
         with anyio.move_on_after(within):
             return await self.process.wait()
         raise AssertionError(f"still running after {within} s:\n{self.text()}")
 
-    async def stop(self, *, within: float = 30) -> int:
+    async def stop(self, *, within: float = 60) -> int:
         self.kill(signal.SIGTERM)
         return await self.exited(within=within)
 

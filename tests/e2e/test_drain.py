@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 PROMISED = 1.0
 """Seconds after `supervisor.drain_timeout` in which the process has ended."""
 
-BUSY = 2.0
+BUSY = 20.0
 """Seconds that a machine with more to do than it has cores may add to that."""
 
 ORDERS: dict[str, Any] = {"exchange": "test.exchange", "queue": "test.orders"}

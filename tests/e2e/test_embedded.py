@@ -53,7 +53,7 @@ def listening(pids: set[int]) -> set[str]:
     return found
 
 
-async def gone(home: Path, *, within: float = 15) -> None:
+async def gone(home: Path, *, within: float = 60) -> None:
     with anyio.fail_after(within):
         while processes(home):  # noqa: ASYNC110 - what is waited for are other processes
             await anyio.sleep(0.05)
@@ -69,7 +69,7 @@ async def on_disk(home: Path, queue: bytes) -> None:
     def written() -> bool:
         return any(queue in each.read_bytes() for each in home.glob(".local/rabbitmq/**/names.dets"))
 
-    with anyio.fail_after(15):
+    with anyio.fail_after(60):
         while not written():  # noqa: ASYNC110 - what is waited for is another process
             await anyio.sleep(0.05)
 

@@ -28,7 +28,7 @@ PROPERTIES: dict[str, Any] = {
 }
 
 
-async def parked(url: str, queue: str, *, within: float = 15) -> DeliveredMessage:
+async def parked(url: str, queue: str, *, within: float = 60) -> DeliveredMessage:
     """The message that is found in the parking lot."""
     async with channel(url) as other:
         with anyio.fail_after(within):

@@ -38,7 +38,7 @@ async def answering(answer: bytes) -> AsyncIterator[int]:
 
 async def refusal(answer: bytes) -> str:
     async with answering(answer) as port:
-        with anyio.fail_after(10), pytest.raises(NotServing) as refused:
+        with anyio.fail_after(60), pytest.raises(NotServing) as refused:
             await log_in(port=port, user="rolecall", password="secret")
     return str(refused.value)
 

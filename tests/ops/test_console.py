@@ -178,7 +178,7 @@ async def test_the_panel_role_draws_until_it_is_asked_to_stop() -> None:
     roles = [role("first")]
     panel = PanelRole(resources, console=console, snapshot=lambda: tuple(roles), draining=lambda: False)
     stop = anyio.Event()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             await group.start(lambda *, task_status: panel.run(task_status=task_status, stop=stop))
             roles.append(role("second"))

@@ -17,7 +17,7 @@ from roles.web.server import serve
 from schema.settings import Address
 
 
-async def eventually(condition: Callable[[], object], *, within: float = 10) -> None:
+async def eventually(condition: Callable[[], object], *, within: float = 60) -> None:
     """Waits until `condition()` is true, and fails if that takes too long."""
     with anyio.fail_after(within):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
@@ -69,7 +69,7 @@ class Client:
 
     async def reply(self) -> tuple[int, dict[str, str], bytes]:
         """The next reply on this connection."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while b"\r\n\r\n" not in self.buffer:
                 self.buffer += await self.stream.receive()
             head, _, rest = bytes(self.buffer).partition(b"\r\n\r\n")
@@ -127,10 +127,10 @@ async def running_server(*, keep_alive_timeout: float = 75.0, log_requests: bool
         stopped.set()
 
     async with anyio.create_task_group() as tasks:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await tasks.start(run)
         yield server
         app.release.set()
         stop.set()
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await stopped.wait()

@@ -107,4 +107,4 @@ async def test_an_idle_connection_is_closed_after_a_while() -> None:
         began = anyio.current_time()
         assert await client.closed()
         assert await silent.closed()
-        assert anyio.current_time() - began < 2
+        assert anyio.current_time() - began < 20
