@@ -11,6 +11,8 @@ DatabaseUnavailable (DependencyUnavailable)    the server is away, shutting down
 └── PoolExhausted                              it is there, but all connections are taken, for `pool_timeout`
 psycopg.Error                                  anything else: the statement's own failure
 ```
+A connection that the block itself has ruined is no sign of a server that is away: a statement on it was cancelled
+from here, or the server ended a transaction that its client had left idle. It is the block's own failure.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ from typing import Any, Self
 import anyio
 import psycopg
 import psycopg_pool
+from psycopg.errors import InFailedSqlTransaction, NoActiveSqlTransaction
 from psycopg.pq import TransactionStatus
-from psycopg.rows import TupleRow
 
 from db import outbox
+from db.pooled_connection import PooledConnection
 from db.query import Connection
 from schema.errors import DependencyUnavailable
 from schema.settings import Database
@@ -37,7 +40,7 @@ from schema.steps import Step, reached
 from schema.topic import Message, Topic
 
 
-class Pool(psycopg_pool.AsyncConnectionPool[Connection]):
+class Pool(psycopg_pool.AsyncConnectionPool[PooledConnection]):
     """psycopg's pool, which also remembers why the last attempt to connect failed, and tells of new messages."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -124,7 +127,7 @@ def create_pool(url: str, settings: Database) -> Pool:
     if not settings.prepare_statements:
         keywords["prepare_threshold"] = None
 
-    class Noting(psycopg.AsyncConnection[TupleRow]):
+    class Noting(PooledConnection):
         @classmethod
         async def connect(cls, *arguments: Any, **options: Any) -> Self:
             try:
@@ -161,8 +164,8 @@ async def connection() -> AsyncIterator[Connection]:
     conn = await _checked_out(pool)
     try:
         yield conn
-    except psycopg.Error as error:
-        if is_unavailable(error) or conn.broken:
+    except Exception as error:
+        if not conn.ruined and (conn.broken or (isinstance(error, psycopg.Error) and is_unavailable(error))):
             raise DatabaseUnavailable(f"PostgreSQL: {one_line(error)}") from error
         raise
     finally:
@@ -177,6 +180,9 @@ async def unit_of_work() -> AsyncIterator[Work]:
     A commit that has begun is not interrupted by cancellation: its outcome would be unknown.
 
     Raises:
+        InFailedSqlTransaction: the block caught the error of a statement and went on. PostgreSQL would answer the
+            commit with a rollback. What may fail belongs into `async with work.connection.transaction()`.
+        NoActiveSqlTransaction: the block itself has ended the transaction.
         DatabaseUnavailable: there is no connection to be had, or it broke; nothing was committed, unless it
             broke, or fell silent, during the commit itself.
     """
@@ -185,6 +191,8 @@ async def unit_of_work() -> AsyncIterator[Work]:
         work = Work(conn)
         try:
             yield work
+            if problem := _uncommittable(conn.pgconn.transaction_status):
+                raise problem
         except BaseException:
             if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
                 with anyio.move_on_after(COMMIT_TIMEOUT, shield=True):
@@ -201,6 +209,18 @@ async def unit_of_work() -> AsyncIterator[Work]:
                 tell(broker)
 
 
+def _uncommittable(status: int) -> psycopg.Error | None:
+    """Why a transaction in this state must not be committed, if it must not."""
+    if status == TransactionStatus.INERROR:
+        return InFailedSqlTransaction(
+            "a statement failed, its error was caught, and nothing can be committed any more: "
+            "put what may fail into `async with work.connection.transaction()`"
+        )
+    if status == TransactionStatus.IDLE:
+        return NoActiveSqlTransaction("the transaction was ended within its block: a unit of work commits itself")
+    return None
+
+
 def one_line(error: BaseException) -> str:
     """What libpq has to say, without its line breaks."""
     return " ".join(str(error).split())
@@ -214,7 +234,7 @@ def is_unavailable(error: psycopg.Error) -> bool:
     return state.startswith(("08", "57P0"))
 
 
-async def _checked_out(pool: Pool) -> Connection:
+async def _checked_out(pool: Pool) -> PooledConnection:
     """A connection that is alive, as far as can be told for free.
 
     Not the pool's own `check`: it sleeps longer and longer between dead connections, seconds in all after a

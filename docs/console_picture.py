@@ -86,6 +86,7 @@ STATUS = Status(
             retried=2,
             parked=1,
             unidentified=0,
+            duplicates=0,
         )
     ],
     jobs=[

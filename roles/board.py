@@ -28,6 +28,8 @@ class ConsumerStatus:
     parked: int = 0
     unidentified: int = 0
     """Messages without a message id, which cannot be deduplicated."""
+    duplicates: int = 0
+    """Messages that had taken effect before, and were acked without being handled again."""
 
 
 @dataclass(slots=True)

@@ -46,6 +46,7 @@ class ConsumerReport(BaseModel):
     retried: int
     parked: int
     unidentified: int
+    duplicates: int
 
 
 class JobReport(BaseModel):

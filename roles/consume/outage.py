@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 import structlog
@@ -54,12 +54,7 @@ class Outage:
             log.warning("consumption paused", queue=self._queue, reason=str(error))
         self.reason = str(error)
         self._changed()
-        async with until(self._stop), until(delivery.channel.lost), until(self._over):
-            await self._clock.sleep(self._backoff.next())
-        if self._stop.is_set():
-            raise GivenBack("asked to stop while the world was away")
-        if delivery.channel.lost.is_set():
-            raise GivenBack(delivery.channel.reason)
+        await hold(delivery, self._pause, self._stop)
 
     def over(self) -> None:
         """To be called after each success; free when nothing is wrong."""
@@ -70,3 +65,21 @@ class Outage:
             self._backoff.reset()
             self._over.set()
             self._changed()
+
+    async def _pause(self) -> None:
+        async with until(self._over):
+            await self._clock.sleep(self._backoff.next())
+
+
+async def hold(delivery: Delivery, pause: Callable[[], Awaitable[None]], stop: anyio.Event) -> None:
+    """Awaits `pause` with an unacked message in hand.
+
+    Raises:
+        GivenBack: the message was lost meanwhile, or we are to stop.
+    """
+    async with until(stop), until(delivery.channel.lost):
+        await pause()
+    if stop.is_set():
+        raise GivenBack("asked to stop while the message had to wait")
+    if delivery.channel.lost.is_set():
+        raise GivenBack(delivery.channel.reason)

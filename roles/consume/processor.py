@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from enum import Enum, auto
+from functools import partial
 
 import anyio
 import structlog
@@ -12,13 +13,17 @@ import structlog
 from roles.amqp import BrokerUnavailable, Delivery, MessageRefused
 from roles.board import ConsumerStatus
 from roles.clock import Clock
-from roles.consume.attempt import Attempt, forget_cancellations, is_world
+from roles.consume.attempt import Attempt, ClaimHeld, forget_cancellations, is_world
 from roles.consume.names import parked_queue, wait_queue
-from roles.consume.outage import GivenBack, Outage
+from roles.consume.outage import GivenBack, Outage, hold
 from roles.consume.republisher import Republisher
 from roles.consume.retry import Reject, attempt_of, describe, next_delay, stamped
 from roles.tally import Tally
 from schema.duration import format_duration
+from schema.steps import Step, reached
+
+HELD_PAUSE = 1.0
+"""Seconds between two looks at a message whose other delivery is still being handled."""
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +53,7 @@ class Processor:
         steps: Sequence[timedelta],
         user: str,
         clock: Clock,
+        stop: anyio.Event,
         tallies: Iterable[Tally],
     ) -> None:
         self._attempt = attempt
@@ -57,14 +63,16 @@ class Processor:
         self._steps = steps
         self._user = user
         self._clock = clock
+        self._stop = stop
         self._tallies = (status.tally, *tallies)
 
     def take(self, delivery: Delivery) -> None:
         """To be called when a message has come into our hands."""
-        if delivery.properties.text("message_id") is None:
+        if not delivery.properties.fields.get("message_id"):
             self._status.unidentified += 1
         for tally in self._tallies:
             tally.taken += 1
+        reached(Step.CONSUME_RECEIVED)
 
     def give_back(self) -> None:
         """To be called for a message that was taken and will not be processed."""
@@ -90,6 +98,7 @@ class Processor:
         try:
             if failure is None or await self._move(delivery, number, failure):
                 await delivery.channel.ack(delivery)
+                reached(Step.CONSUME_ACKED if failure is None else Step.CONSUME_ORIGINAL_ACKED)
             else:
                 await delivery.channel.reject(delivery)
         except BrokerUnavailable as error:
@@ -100,7 +109,10 @@ class Processor:
         """What the attempt failed with, if it did; however often the world has to be waited for meanwhile."""
         while True:
             try:
-                await self._attempt(delivery.body)
+                applied = await self._attempt(delivery.body, delivery.properties.fields.get("message_id"))
+            except ClaimHeld as error:
+                log.info("message waits", reason=str(error), **self._fields(delivery))
+                await hold(delivery, partial(self._clock.sleep, HELD_PAUSE), self._stop)
             except Exception as error:  # noqa: BLE001 - whatever a handler raises is the message's fate
                 forget_cancellations()
                 if not is_world(error):
@@ -108,6 +120,9 @@ class Processor:
                 await self._database.wait(error, delivery)
             else:
                 self._database.over()
+                if not applied:
+                    self._status.duplicates += 1
+                    log.info("duplicate dropped", **self._fields(delivery))
                 return None
 
     async def _move(self, delivery: Delivery, number: int, failure: Exception) -> bool:
@@ -127,6 +142,7 @@ class Processor:
                 ),
                 to=parked_queue(queue) if delay is None else wait_queue(queue, delay),
             )
+            reached(Step.CONSUME_RETRY_PUBLISHED)
         except (MessageRefused, ValueError) as error:
             log.error("message cannot be published again: parked by the broker", refused=str(error), **fields)  # noqa: TRY400
             self._status.parked += 1

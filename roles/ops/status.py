@@ -63,6 +63,7 @@ def _consumer(consumer: ConsumerStatus) -> ConsumerReport:
         retried=consumer.retried,
         parked=consumer.parked,
         unidentified=consumer.unidentified,
+        duplicates=consumer.duplicates,
     )
 
 

@@ -23,7 +23,7 @@ def shared_database_url(postgres: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture
 def database_url(shared_database_url: str) -> str:
-    """One database for all tests in here, without students: most of them only need transactions."""
+    """One database for all tests in here, without students and claims: most of them only need transactions."""
     with psycopg.connect(shared_database_url) as connection:
-        connection.execute("TRUNCATE student RESTART IDENTITY")
+        connection.execute("TRUNCATE student, inbox RESTART IDENTITY")
     return shared_database_url

@@ -15,6 +15,8 @@ from anyio.abc import TaskStatus
 from pydantic import BaseModel
 
 from db.pool import Work, create_pool, current_pool
+from roles.amqp import Properties
+from roles.amqp.transport import Published
 from roles.board import Board, ConsumerStatus
 from roles.consume import Consumer, Ladder, consumer
 from roles.consume.role import ConsumeRole
@@ -161,6 +163,11 @@ async def producing(amqp_url: str) -> AsyncIterator[Producer]:
         yield Producer(await connection.channel())
     finally:
         await connection.close()
+
+
+def sealed(**fields: bytes) -> aiormq.spec.Basic.Properties:
+    """Persistent properties with exactly these bytes: aiormq's own gives every message an id, and that in UTF-8."""
+    return Published(Properties({"delivery_mode": b"\x02", **fields}))
 
 
 def milliseconds(*values: float) -> Ladder:

@@ -9,12 +9,11 @@ from typing import Any
 import anyio
 import pytest
 import structlog
-from aiormq import spec
 
 from db.pool import Work
 from roles.consume import Reject
 from tests.amqp.support import eventually
-from tests.consume.support import Calls, Note, Producer, consuming, milliseconds
+from tests.consume.support import Calls, Note, Producer, consuming, milliseconds, sealed
 
 pytestmark = pytest.mark.anyio
 
@@ -166,22 +165,11 @@ async def test_messages_without_an_id_are_counted_and_climb_the_ladder(
     async with consuming(
         calls.declared(retry=milliseconds(20)), amqp_url=amqp_url, database_url=database_url
     ) as running:
-        await producer.channel.basic_publish(b'{"text": "x"}', routing_key="q", properties=_without_id())
+        await producer.channel.basic_publish(b'{"text": "x"}', routing_key="q", properties=sealed())
         await producer.take("q.parked")
 
     assert len(calls.texts) == 2
     assert running.status().unidentified == 1
-
-
-class _WithoutId(spec.Basic.Properties):
-    """aiormq gives every message that it publishes an id; this one does not let it out."""
-
-    def marshal(self) -> bytes:
-        return spec.Basic.Properties(delivery_mode=2).marshal()
-
-
-def _without_id() -> spec.Basic.Properties:
-    return _WithoutId()
 
 
 @pytest.mark.parametrize("garbage", ["two", -7, 10**12, [1], {"a": 1}, bytearray(b"\xff"), None, 1.5])

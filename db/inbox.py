@@ -1,0 +1,52 @@
+"""The inbox: which messages have taken effect. The table, then its queries.
+
+The primary key is the claim. It is inserted in the transaction that holds the effects of the message, so that
+there are both or neither, however often the broker delivers the message and whoever dies on the way. Of two
+deliveries at the same time the second waits for the first: if that commits, it is a duplicate, and if that rolls
+back, it has the claim. A row is needed for as long as a second delivery may come; then it is pruned.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, DateTime, Index, Table, Text, bindparam, func
+from sqlalchemy.dialects.postgresql import insert
+
+from db.metadata import metadata
+from db.query import Connection, Query
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("message_id", Text, primary_key=True),
+    Column("received_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    postgresql_with={"autovacuum_vacuum_scale_factor": 0.01},
+)
+Index("inbox_received_at_idx", inbox.c.received_at)
+
+CLAIM = Query(
+    insert(inbox).values(queue=bindparam("queue"), message_id=bindparam("message_id")).on_conflict_do_nothing()
+)
+
+
+def storable(message_id: bytes) -> str:
+    r"""The message id as it stands in the table: another for each, and text whatever the bytes are.
+
+    What PostgreSQL's `text` cannot hold is escaped: NUL and bytes that are no UTF-8 as `\x00`, the backslash as `\\`.
+    """
+    try:
+        text = message_id.decode()
+    except UnicodeDecodeError:
+        text = message_id.replace(b"\\", rb"\\").decode(errors="backslashreplace")
+    else:
+        if "\\" in text:
+            text = text.replace("\\", r"\\")
+    return text.replace("\x00", r"\x00") if "\x00" in text else text
+
+
+async def claim(connection: Connection, queue: str, message_id: bytes) -> bool:
+    """Whether the message has not taken effect yet; then it is this transaction that is to see to that.
+
+    Another transaction that has the claim and has not ended is waited for.
+    """
+    return await CLAIM.execute(connection, queue=queue, message_id=storable(message_id)) == 1
