@@ -17,20 +17,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from difflib import get_close_matches
-from functools import cache
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
+from roles.schedule.clocks import SECOND, first_change, first_moment, offset_at, wall_time, zone_named
 from roles.schedule.expression import parse
 from schema.duration import format_duration
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-SECOND = timedelta(seconds=1)
-DAY = timedelta(days=1)
 
 
 class Schedule(ABC):
     """When something is due."""
+
+    @property
+    @abstractmethod
+    def zone(self) -> tzinfo:
+        """The time zone that its times are shown in."""
 
     @abstractmethod
     def next_due(self, after: datetime) -> datetime:
@@ -68,13 +69,17 @@ class CronSchedule(Schedule):
     def __str__(self) -> str:
         return f"{self.expression} ({self.timezone})"
 
+    @property
+    def zone(self) -> tzinfo:
+        return zone_named(self.timezone)
+
     def findings(self) -> Iterator[str]:
         try:
             parse(self.expression)
         except ValueError as error:
             yield f"cron expression {self.expression!r}: {error}"
         try:
-            _zone(self.timezone)
+            zone_named(self.timezone)
         except ValueError as error:
             yield str(error)
 
@@ -83,24 +88,24 @@ class CronSchedule(Schedule):
         return self._next_of_rhythm(after) if parse(self.expression).every_hour else self._next_of_day(after)
 
     def _next_of_day(self, after: datetime) -> datetime:
-        zone = _zone(self.timezone)
-        wall = _wall_time(after, zone)
+        zone = self.zone
+        wall = wall_time(after, zone)
         while True:
             wall = parse(self.expression).following(wall)
-            due = _first_moment(wall, zone)
+            due = first_moment(wall, zone)
             if due > after:  # else `after` is in the second pass of an hour that comes twice
                 return due
 
     def _next_of_rhythm(self, after: datetime) -> datetime:
-        zone = _zone(self.timezone)
-        wall = _wall_time(after, zone)
+        zone = self.zone
+        wall = wall_time(after, zone)
         while True:
-            offset = _offset(after, zone)
+            offset = offset_at(after, zone)
             due = (parse(self.expression).following(wall) - offset).replace(tzinfo=UTC)
-            change = _first_change(after, due, zone)
+            change = first_change(after, due, zone)
             if change is None:
                 return due
-            after, wall = change, _wall_time(change, zone) - SECOND  # the moment of the change may be due itself
+            after, wall = change, wall_time(change, zone) - SECOND  # the moment of the change may be due itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,53 +117,13 @@ class IntervalSchedule(Schedule):
     def __str__(self) -> str:
         return f"every {format_duration(self.every)}"
 
+    @property
+    def zone(self) -> tzinfo:
+        return UTC
+
     def findings(self) -> Iterator[str]:
         if self.every < SECOND or self.every % SECOND:
             yield f"an interval of {self.every / SECOND:g} seconds: it must be one or more whole seconds"
 
     def next_due(self, after: datetime) -> datetime:
         return EPOCH + ((after - EPOCH) // self.every + 1) * self.every
-
-
-@cache
-def _zone(name: str) -> ZoneInfo:
-    """The zone; kept, for zoneinfo itself remembers only a few and reads the others from disk each time."""
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # names no zone, is no relative path, names a directory
-        zones = {zone.lower(): zone for zone in available_timezones()}
-        nearest = get_close_matches(name.lower(), zones, n=1)
-        hint = f"did you mean {zones[nearest[0]]!r}?" if nearest else "try 'UTC' or 'Europe/Berlin'"
-        raise ValueError(f"unknown timezone {name!r}: {hint}") from None
-
-
-def _offset(moment: datetime, zone: tzinfo) -> timedelta:
-    return moment.astimezone(zone).utcoffset() or timedelta(0)
-
-
-def _wall_time(moment: datetime, zone: tzinfo) -> datetime:
-    return moment.astimezone(zone).replace(tzinfo=None)
-
-
-def _first_moment(wall: datetime, zone: tzinfo) -> datetime:
-    """When clocks in the zone first show `wall`; if they skip it, the first moment after the gap."""
-    moment = wall.replace(tzinfo=zone).astimezone(UTC)
-    if _wall_time(moment, zone) == wall:
-        return moment
-    before = wall.replace(tzinfo=zone, fold=1).astimezone(UTC)  # in a gap the folds lie around it (PEP 495)
-    return _first_change(before, moment, zone) or moment
-
-
-def _first_change(start: datetime, end: datetime, zone: tzinfo) -> datetime | None:
-    """The first moment after `start`, up to `end`, with another offset than at `start`; None if there is none."""
-    offset = _offset(start, zone)
-    low = start
-    while low < end:
-        high = min(low + DAY, end)  # no zone changes its clocks and changes them back within a day
-        if _offset(high, zone) != offset:
-            while high - low > SECOND:
-                middle = low + (high - low) // 2 // SECOND * SECOND
-                low, high = (middle, high) if _offset(middle, zone) == offset else (low, middle)
-            return high
-        low = high
-    return None
