@@ -34,7 +34,7 @@ from roles.role import Role, RoleSpec, Stage
 from roles.signals import drain_on_signals, exit_after
 from roles.supervisor import Supervisor
 from roles.watchdog import watchdog
-from schema.settings import EMBEDDED, Settings
+from schema.settings import EMBEDDED, Settings, current_settings
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -115,6 +115,7 @@ async def _serve(settings: Settings) -> int:
     servers = Servers(settings, broker="consume" in settings.roles)
     pool = create_pool(servers.database_url, settings.database)
     current_pool.set(pool)
+    current_settings.set(settings)
     resources = Resources(settings=settings, pool=pool, amqp_urls=servers.amqp_urls)
     listen = listener(console)
     limit = settings.supervisor.drain_delay + settings.supervisor.drain_timeout

@@ -39,7 +39,7 @@ from roles.events import Failure
 from roles.failures import SupervisionError, classify, describe
 from roles.logs import configure
 from schema.errors import ConfigurationError
-from schema.settings import EMBEDDED, Settings
+from schema.settings import EMBEDDED, Settings, current_settings
 from schema.settings_sources import LoadedSettings, load_settings
 
 ConfigFile = Annotated[
@@ -109,6 +109,7 @@ async def database(settings: Settings) -> AsyncIterator[None]:
             await upgrade(url)
         async with create_pool(url, settings.database) as pool:
             token = current_pool.set(pool)
+            current_settings.set(settings)
             try:
                 if problem := await behind():
                     raise ConfigurationError(problem)

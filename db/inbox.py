@@ -8,7 +8,23 @@ back, it has the claim. A row is needed for as long as a second delivery may com
 
 from __future__ import annotations
 
-from sqlalchemy import Column, DateTime, Index, Table, Text, bindparam, func
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    DateTime,
+    Index,
+    Interval,
+    Select,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    select,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from db.metadata import metadata
@@ -27,6 +43,15 @@ Index("inbox_received_at_idx", inbox.c.received_at)
 CLAIM = Query(
     insert(inbox).values(queue=bindparam("queue"), message_id=bindparam("message_id")).on_conflict_do_nothing()
 )
+_old: Select[tuple[Any]] = (
+    select(literal_column("ctid"))
+    .select_from(inbox)
+    .where(inbox.c.received_at < func.now() - bindparam("older_than", type_=Interval))
+    .order_by(inbox.c.received_at)
+    .limit(bindparam("at_most"))
+    .with_for_update(skip_locked=True)
+)
+PRUNE = Query(delete(inbox).where(literal_column("ctid") == func.any(func.array(_old.scalar_subquery()))))
 
 
 def storable(message_id: bytes) -> str:
@@ -50,3 +75,11 @@ async def claim(connection: Connection, queue: str, message_id: bytes) -> bool:
     Another transaction that has the claim and has not ended is waited for.
     """
     return await CLAIM.execute(connection, queue=queue, message_id=storable(message_id)) == 1
+
+
+async def prune(connection: Connection, *, older_than: timedelta, at_most: int) -> int:
+    """Deletes the oldest claims, and returns how many; fewer than `at_most` means that no older ones are left.
+
+    It waits for nobody, and whoever inserts does not notice it.
+    """
+    return await PRUNE.execute(connection, older_than=older_than, at_most=at_most)

@@ -5,6 +5,7 @@ Where the values come from is `schema.settings_sources`.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
@@ -172,6 +173,7 @@ class Ops(Section):
 class Consume(Section):
     handler_timeout: Annotated[PositiveDuration, AfterValidator(_within_consumer_timeout)] = timedelta(seconds=60)
     delivery_limit: int = Field(100, ge=1)
+    inbox_retention: PositiveDuration = timedelta(days=14)
 
 
 class Schedule(Section):
@@ -232,3 +234,7 @@ class Settings(Section):
     supervisor: Supervisor = Supervisor()
     clients: Clients = Clients()
     embedded: Embedded = Embedded()
+
+
+current_settings: ContextVar[Settings] = ContextVar("current_settings")
+"""Those of this process, for jobs that depend on them; set once, by the composition root."""

@@ -146,6 +146,11 @@ def _findings(consumer: Consumer[Any], settings: Settings) -> Iterator[str]:
         except ValueError as error:
             yield f"retry delay {error}"
     yield from _bad_names(consumer, delays)
+    if (ladder := sum(delays, timedelta())) >= settings.consume.inbox_retention:
+        yield (
+            f"the delays of its ladder come to {format_duration(ladder)}, and consume.inbox_retention is "
+            f"{format_duration(settings.consume.inbox_retention)}: a message could be forgotten before its last retry"
+        )
 
 
 def _bad_timeout(timeout: str | timedelta | None) -> Iterator[str]:

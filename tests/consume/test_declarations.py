@@ -75,6 +75,10 @@ def test_defaults() -> None:
         ),
         ({"retry": Ladder("0s")}, "consumer q: retry delay '0s' is not between 1ms and"),
         ({"retry": Ladder("50d")}, "consumer q: retry delay '50d' is not between 1ms and"),
+        (
+            {"retry": Ladder("10d", "4d")},
+            "consumer q: the delays of its ladder come to 14d, and consume.inbox_retention is 14d: a message could",
+        ),
         ({"broker": "exmaple"}, "consumer q: unknown broker 'exmaple': did you mean 'example'?"),
         ({"broker": "other"}, "consumer q: unknown broker 'other': known are example"),
         ({"concurrency": 0}, "consumer q: concurrency 0 is not a number between 1 and 65535"),

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
 import psycopg
 import pytest
-from psycopg.errors import QueryCanceled, UniqueViolation
+from psycopg.errors import (
+    DivisionByZero,
+    IdleInTransactionSessionTimeout,
+    InFailedSqlTransaction,
+    NoActiveSqlTransaction,
+    OperationalError,
+    QueryCanceled,
+    UniqueViolation,
+)
 from sqlalchemy import bindparam, select
 from sqlalchemy.schema import CreateTable
 
@@ -209,3 +218,60 @@ async def test_a_query_says_which_parameter_is_missing() -> None:
     async with connection() as conn:
         with pytest.raises(TypeError, match=r"\['id'\] are missing"):
             await query.execute(conn)
+
+
+@pytest.mark.usefixtures("pool")
+async def test_a_statement_that_failed_in_silence_is_no_commit() -> None:
+    """PostgreSQL would answer the commit with a rollback, and nobody would know."""
+    with pytest.raises(InFailedSqlTransaction, match="its error was caught"):
+        async with unit_of_work() as work:
+            await students.create(work.connection, NewStudent(name="Ada"))
+            with suppress(DivisionByZero):
+                await work.connection.execute("SELECT 1/0")
+    assert await count() == 0
+
+
+@pytest.mark.usefixtures("pool")
+async def test_a_savepoint_is_how_to_go_on_after_a_failure() -> None:
+    async with unit_of_work() as work:
+        await students.create(work.connection, NewStudent(name="Ada"))
+        with suppress(DivisionByZero):
+            async with work.connection.transaction():
+                await students.create(work.connection, NewStudent(name="Ben"))
+                await work.connection.execute("SELECT 1/0")
+    assert await count() == 1
+
+
+@pytest.mark.usefixtures("pool")
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+async def test_a_block_that_ends_its_own_transaction_is_told(end: str) -> None:
+    with pytest.raises(NoActiveSqlTransaction):
+        async with unit_of_work() as work:
+            await work.connection.execute(end.encode())
+
+
+@pytest.mark.usefixtures("pool")
+async def test_a_connection_that_its_user_ruined_is_no_outage() -> None:
+    with pytest.raises(OperationalError, match="the connection is closed"):
+        async with unit_of_work() as work:
+            with anyio.move_on_after(0.05):
+                await work.connection.execute("SELECT pg_sleep(60)")
+            await work.connection.execute("SELECT 1")
+    with pytest.raises(IdleInTransactionSessionTimeout):
+        async with unit_of_work() as work:
+            await work.connection.execute("SET LOCAL idle_in_transaction_session_timeout = 50")
+            await anyio.wait_readable(work.connection.pgconn.socket)
+            await work.connection.execute("SELECT 1")
+
+
+@pytest.mark.usefixtures("pool")
+async def test_an_outage_is_one_whatever_the_block_makes_of_it() -> None:
+    class Wrapped(Exception):
+        pass
+
+    with pytest.raises(DatabaseUnavailable):
+        async with unit_of_work() as work:
+            try:
+                await work.connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            except psycopg.Error as error:
+                raise Wrapped from error

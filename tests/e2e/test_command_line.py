@@ -82,7 +82,7 @@ def test_check_finds_everything_in_order(here: Path, services: dict[str, str]) -
     assert checked.stdout.splitlines() == [
         "ok   routes: 6 declared",
         "ok   consumers: 1 declared",
-        "ok   jobs: 2 declared",
+        "ok   jobs: 3 declared",
         "ok   database: reachable, its schema is at head",
         "ok   amqp.example: reachable",
     ]

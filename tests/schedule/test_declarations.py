@@ -45,6 +45,7 @@ def test_the_jobs_that_ship_are_right() -> None:
     assert [(job.name, str(job.schedule)) for job in JOBS] == [
         ("rename_students", "every 1m"),
         ("hourly_report", "0 * * * * (UTC)"),
+        ("prune_inbox", "every 1m"),
     ]
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from roles.schedule.declarations import Job
-from roles.schedule.jobs import students
+from roles.schedule.jobs import pruning, students
 
 JOBS: Final[tuple[Job, ...]] = (
     students.rename_students,
     students.hourly_report,
+    pruning.prune_inbox,
 )

@@ -1,0 +1,23 @@
+"""What this service forgets: rows that are of no use any more, a few at a time."""
+
+from __future__ import annotations
+
+import structlog
+
+from db import inbox
+from db.pool import Work
+from roles.schedule import every
+from schema.settings import current_settings
+
+AT_MOST = 10_000
+"""Rows that are deleted in one transaction: a fraction of a second, so that it is in nobody's way."""
+
+log = structlog.get_logger(__name__)
+
+
+@every(minutes=1)
+async def prune_inbox(work: Work) -> None:
+    """Forget messages that are older than `consume.inbox_retention`: no second delivery of them is to come."""
+    retention = current_settings.get().consume.inbox_retention
+    if pruned := await inbox.prune(work.connection, older_than=retention, at_most=AT_MOST):
+        log.info("inbox pruned", messages=pruned)

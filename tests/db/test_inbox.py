@@ -1,0 +1,72 @@
+"""Old claims are forgotten, a few at a time and in nobody's way."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import anyio
+import pytest
+
+from db import inbox
+from db.pool import Pool, Work, connection, unit_of_work
+from roles.schedule.jobs.pruning import prune_inbox
+from schema.settings import Settings, current_settings
+
+pytestmark = pytest.mark.anyio
+
+AGES = "INSERT INTO inbox SELECT 'q', n, now() - n * interval '1 day' FROM generate_series(1, 9) AS n"
+
+
+async def left() -> list[str]:
+    async with connection() as conn:
+        rows = await (await conn.execute("SELECT message_id FROM inbox ORDER BY received_at DESC")).fetchall()
+    return [message_id for (message_id,) in rows]
+
+
+async def prune(*, days: float, at_most: int = 100) -> int:
+    async with unit_of_work() as work:
+        return await inbox.prune(work.connection, older_than=timedelta(days=days), at_most=at_most)
+
+
+async def test_the_oldest_go_first_and_no_more_than_asked_for(pool: Pool) -> None:
+    async with connection() as conn:
+        await conn.execute(AGES)
+
+    assert await prune(days=3.5, at_most=2) == 2
+    assert await left() == ["1", "2", "3", "4", "5", "6", "7"]
+    assert await prune(days=3.5) == 4
+    assert await prune(days=3.5) == 0
+    assert await left() == ["1", "2", "3"]
+
+
+async def test_whoever_prunes_at_the_same_time_is_not_waited_for(pool: Pool) -> None:
+    async with connection() as conn:
+        await conn.execute(AGES)
+    async with unit_of_work() as work:
+        assert await inbox.prune(work.connection, older_than=timedelta(days=0.5), at_most=4) == 4
+        with anyio.fail_after(30):
+            assert await prune(days=0.5, at_most=4) == 4
+    assert await left() == ["1"]
+
+
+async def test_claims_go_on_while_it_is_pruned(pool: Pool) -> None:
+    async with connection() as conn:
+        await conn.execute(AGES)
+    async with unit_of_work() as pruning:
+        await inbox.prune(pruning.connection, older_than=timedelta(days=0.5), at_most=100)
+        with anyio.fail_after(30):
+            async with unit_of_work() as work:
+                assert await inbox.claim(work.connection, "q", b"new")
+                assert not await inbox.claim(work.connection, "q", b"new")
+    assert await left() == ["new"]
+
+
+async def test_the_job_forgets_what_is_older_than_the_retention(pool: Pool) -> None:
+    token = current_settings.set(Settings.model_validate({"consume": {"inbox_retention": "132h"}}))
+    async with connection() as conn:
+        await conn.execute(AGES)
+    async with unit_of_work() as work:
+        await prune_inbox(Work(work.connection))
+    current_settings.reset(token)
+
+    assert await left() == ["1", "2", "3", "4", "5"]
