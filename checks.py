@@ -12,8 +12,8 @@ from db.pool import create_pool, current_pool
 from db.schema_version import behind
 from roles.amqp import Broker
 from roles.api.app import create_app
-from roles.consume.declarations import validate as validate_consumers
 from roles.consume.handlers import CONSUMERS
+from roles.consume.validation import validate as validate_consumers
 from roles.embedded.postgres import find_programs
 from roles.logs import configure
 from roles.schedule.declarations import validate as validate_jobs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from roles.consume.declarations import Consumer, consumer
+from roles.consume.delivery import AlreadyHandled, Delivery
 from roles.consume.retry import Ladder, Reject
 
-__all__ = ["Consumer", "Ladder", "Reject", "consumer"]
+__all__ = ["AlreadyHandled", "Consumer", "Delivery", "Ladder", "Reject", "consumer"]

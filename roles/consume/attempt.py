@@ -1,7 +1,7 @@
 """One attempt: the message is decoded, claimed and handled, the latter two in one transaction.
 
-The claim is what makes a second delivery of a message without effect (`db.inbox`). How an attempt can fail, and
-what that means:
+A handler with `transaction=False` claims when it opens its transaction (`roles.consume.delivery`). The claim is what
+makes a second delivery of a message without effect (`db.inbox`). How an attempt can fail, and what that means:
 
 | failure | means |
 |---|---|
@@ -16,27 +16,29 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
 import psycopg
-from psycopg.errors import QueryCanceled
+import structlog
 from pydantic import BaseModel, ValidationError
 
-from db import inbox
 from db.pool import DatabaseUnavailable, Work, unit_of_work
-from roles.amqp import BrokerUnavailable
+from roles.amqp import BrokerUnavailable, Properties
 from roles.cancellation import StrayCancellation
-from roles.consume.declarations import Handler
+from roles.consume.claim import claimed
+from roles.consume.declarations import Consumer
+from roles.consume.delivery import Delivery
 from roles.consume.retry import Reject, describe
 from schema.duration import format_duration
 from schema.steps import Step, reached
 
 CONFLICT_TRIES = 5
-CLAIM_TIMEOUT = 2.0
-"""Seconds to wait for the end of another delivery's transaction, with a connection in hand."""
 _CONFLICTS = ("40001", "40P01")
 """SQLSTATE of a serialization failure and of a deadlock."""
+
+log = structlog.get_logger(__name__)
 
 
 class Undecodable(Reject):
@@ -47,30 +49,18 @@ class HandlerTimeout(Exception):
     """The handler took too long; its transaction was rolled back."""
 
 
-class ClaimHeld(Exception):
-    """Another delivery of the same message is being handled, here or elsewhere, and has not ended yet."""
-
-
 class Attempt:
-    """A handler, ready to be tried on a message.
+    """A consumer's handler, ready to be tried on a message."""
 
-    Params:
-        queue: what message ids are unique in.
-    """
-
-    def __init__(
-        self, handler: Handler[BaseModel], model: type[BaseModel], *, queue: str, timeout: timedelta
-    ) -> None:
-        self._handler = handler
-        self._model = model
-        self._queue = queue
+    def __init__(self, consumer: Consumer[Any], timeout: timedelta) -> None:
+        self._handler = consumer.handler
+        self._model = consumer.model()
+        self._queue = consumer.queue
         self._timeout = timeout
+        self._try = self._in_transaction if consumer.transaction else self._with_delivery
 
-    async def __call__(self, body: bytes, message_id: bytes | None) -> bool:
+    async def __call__(self, body: bytes, properties: Properties) -> bool:
         """Handles one message, whole or not at all.
-
-        Params:
-            message_id: what the message is claimed by; without one it is handled as if it were the first of its kind.
 
         Returns:
             Whether it has taken effect now; else it had before, and this delivery is a duplicate.
@@ -81,21 +71,21 @@ class Attempt:
         message = self._decode(body)
         for _ in range(CONFLICT_TRIES - 1):
             try:
-                return await self._in_transaction(message, message_id)
+                return await self._try(message, properties)
             except psycopg.OperationalError as error:
                 if error.sqlstate not in _CONFLICTS:
                     raise
-        return await self._in_transaction(message, message_id)
+        return await self._try(message, properties)
 
     def _decode(self, body: bytes) -> BaseModel:
         try:
-            return self._model.model_validate_json(body)
+            return cast("BaseModel", self._model.model_validate_json(body))
         except ValidationError as error:
             raise Undecodable(describe(error)) from error
 
-    async def _in_transaction(self, message: BaseModel, message_id: bytes | None) -> bool:
+    async def _in_transaction(self, message: BaseModel, properties: Properties) -> bool:
         async with unit_of_work() as work:
-            if message_id and not await self._claim(work, message_id):
+            if not await claimed(work, self._queue, properties.fields.get("message_id")):
                 return False
             reached(Step.CONSUME_CLAIMED)
             await self._handle(message, work)
@@ -103,17 +93,27 @@ class Attempt:
         reached(Step.CONSUME_COMMITTED)
         return True
 
-    async def _claim(self, work: Work, message_id: bytes) -> bool:
+    async def _with_delivery(self, message: BaseModel, properties: Properties) -> bool:
+        delivery = Delivery(self._queue, properties)
+        failure: Exception | None = None
         try:
-            async with asyncio.timeout(CLAIM_TIMEOUT):  # it cancels once, and psycopg ends the statement in peace
-                return await inbox.claim(work.connection, self._queue, message_id)
-        except (TimeoutError, QueryCanceled) as error:
-            raise ClaimHeld("another delivery of the message is being handled") from error
+            await self._handle(message, delivery)
+        except Exception as error:  # noqa: BLE001 - what it means depends on what became of the claim
+            failure = error
+        if delivery.duplicate:
+            return False
+        if delivery.committed:
+            if failure is not None:
+                log.error("handler failed after its commit", error=describe(failure), exc_info=failure)
+            return True
+        if failure := delivery.unsettled or failure:
+            raise failure
+        return True
 
-    async def _handle(self, message: BaseModel, work: Work) -> None:
+    async def _handle(self, message: BaseModel, second: Work | Delivery) -> None:
         try:
             with anyio.move_on_after(self._timeout.total_seconds()) as scope:
-                await self._handler(message, work)
+                await self._handler(message, second)
             timed_out = scope.cancelled_caught
         except asyncio.CancelledError as stray:
             # Libraries replace the error that anyio cancels with by one that it does not know, and lets through.

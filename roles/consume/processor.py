@@ -13,7 +13,8 @@ import structlog
 from roles.amqp import BrokerUnavailable, Delivery, MessageRefused
 from roles.board import ConsumerStatus
 from roles.clock import Clock
-from roles.consume.attempt import Attempt, ClaimHeld, forget_cancellations, is_world
+from roles.consume.attempt import Attempt, forget_cancellations, is_world
+from roles.consume.claim import ClaimHeld
 from roles.consume.names import parked_queue, wait_queue
 from roles.consume.outage import GivenBack, Outage, hold
 from roles.consume.republisher import Republisher
@@ -109,7 +110,7 @@ class Processor:
         """What the attempt failed with, if it did; however often the world has to be waited for meanwhile."""
         while True:
             try:
-                applied = await self._attempt(delivery.body, delivery.properties.fields.get("message_id"))
+                applied = await self._attempt(delivery.body, delivery.properties)
             except ClaimHeld as error:
                 log.info("message waits", reason=str(error), **self._fields(delivery))
                 await hold(delivery, partial(self._clock.sleep, HELD_PAUSE), self._stop)

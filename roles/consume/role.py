@@ -10,9 +10,10 @@ from anyio.abc import TaskStatus
 
 from roles.amqp import Broker
 from roles.board import ConsumerStatus
-from roles.consume.declarations import Consumer, validate
+from roles.consume.declarations import Consumer
 from roles.consume.handlers import CONSUMERS
 from roles.consume.subscription import Subscription
+from roles.consume.validation import validate
 from roles.resources import Resources
 from roles.timers import until
 from schema.errors import ConfigurationError

@@ -68,7 +68,7 @@ class Subscription:
         timeout = resources.settings.consume.handler_timeout if consumer.timeout is None else consumer.timeout
         self._republisher = Republisher(consumer, broker, self._publishing, delivery_limit=self._delivery_limit)
         self._processor = Processor(
-            Attempt(consumer.handler, consumer.model(), queue=consumer.queue, timeout=parse_duration(timeout)),
+            Attempt(consumer, parse_duration(timeout)),
             self._republisher,
             self._database,
             status=status,

@@ -41,7 +41,7 @@ def queues(consumer: Consumer[Any], *, delivery_limit: int) -> tuple[Queue, ...]
     main, parked = consumer.queue, parked_queue(consumer.queue)
     return (
         Queue(parked, {"x-queue-type": "quorum", "x-delivery-limit": UNLIMITED}),
-        Queue(main, {**_sends_on_to(parked), "x-delivery-limit": delivery_limit}),
+        Queue(main, {**_sends_on_to(parked), "x-delivery-limit": delivery_limit, **_single(consumer)}),
         *(
             Queue(
                 wait_queue(main, delay),
@@ -64,6 +64,10 @@ async def declare(channel: Channel, consumer: Consumer[Any], *, delivery_limit: 
     if consumer.exchange:
         await channel.declare_exchange(consumer.exchange, consumer.exchange_type)
         await channel.bind(consumer.queue, exchange=consumer.exchange, routing_key=consumer.binding_key)
+
+
+def _single(consumer: Consumer[Any]) -> dict[str, Any]:
+    return {"x-single-active-consumer": True} if consumer.single_active else {}
 
 
 def _sends_on_to(queue: str) -> dict[str, Any]:

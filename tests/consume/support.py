@@ -11,6 +11,7 @@ from typing import Any
 
 import aiormq
 import anyio
+import psycopg
 from anyio.abc import TaskStatus
 from pydantic import BaseModel
 
@@ -163,6 +164,21 @@ async def producing(amqp_url: str) -> AsyncIterator[Producer]:
         yield Producer(await connection.channel())
     finally:
         await connection.close()
+
+
+async def rows(database_url: str, statement: str) -> list[tuple[object, ...]]:
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        return await (await connection.execute(statement.encode())).fetchall()
+
+
+async def claims(database_url: str) -> list[tuple[object, ...]]:
+    """Queues and message ids in the inbox."""
+    return await rows(database_url, "SELECT queue, message_id FROM inbox ORDER BY 1, 2")
+
+
+async def names(database_url: str) -> list[object]:
+    """Of the students, in the order in which they came."""
+    return [name for (name,) in await rows(database_url, "SELECT name FROM student ORDER BY id")]
 
 
 def sealed(**fields: bytes) -> aiormq.spec.Basic.Properties:

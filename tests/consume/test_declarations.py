@@ -7,10 +7,10 @@ import pytest
 from pydantic import BaseModel
 
 from db.pool import Work
-from roles.consume import Consumer, Ladder, consumer
-from roles.consume.declarations import validate
+from roles.consume import Consumer, Delivery, Ladder, consumer
 from roles.consume.handlers import CONSUMERS
 from roles.consume.names import parked_queue, wait_queue
+from roles.consume.validation import validate
 from schema.errors import ConfigurationError
 from schema.settings import Settings
 from schema.students import NewStudent
@@ -113,6 +113,9 @@ async def _no_annotation(message, work: Work) -> None: ...  # type: ignore[no-un
 async def _no_work(message: Note) -> None: ...
 
 
+async def _as_without_a_transaction(message: Note, delivery: Delivery) -> None: ...
+
+
 async def _unresolvable(message: Decimal, work: Work) -> None: ...
 
 
@@ -122,12 +125,28 @@ async def _unresolvable(message: Decimal, work: Work) -> None: ...
         (_not_async, "the handler _not_async is not an async function"),
         (_no_model, "the message is annotated with dict[str, str], which is no pydantic model"),
         (_no_annotation, "the message is annotated with nothing, which is no pydantic model"),
-        (_no_work, "the handler takes (message) and not (message: <model>, work: Work)"),
+        (_no_work, "the handler takes (message: Note) and not (message: <model>, work: Work)"),
+        (
+            _as_without_a_transaction,
+            "the handler takes (message: Note, delivery: Delivery) and not ",
+        ),
         (_unresolvable, "the handler's annotations cannot be resolved: name 'Decimal' is not defined"),
     ],
 )
 def test_a_bad_handler_is_named(bad: Any, finding: str) -> None:
-    assert findings(consumer("q")(bad)) == [f"consumer q: {finding}"]
+    (found,) = findings(consumer("q")(bad))
+
+    assert found.startswith(f"consumer q: {finding}")
+
+
+def test_a_handler_that_goes_with_other_options_is_named() -> None:
+    declared: Any = consumer("q", transaction=False)
+
+    (found,) = findings(declared(handler))
+
+    assert found.startswith("consumer q: the handler takes (message: Note, work: Work) and not (message: <model>, ")
+    assert found.endswith("delivery: Delivery), as it must with transaction=False")
+    validate([declared(_as_without_a_transaction)], Settings())
 
 
 def test_all_findings_are_told_at_once() -> None:

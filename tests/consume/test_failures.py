@@ -16,15 +16,9 @@ from db import students
 from db.pool import Work
 from schema.students import NewStudent
 from tests.amqp.support import eventually
-from tests.consume.support import Calls, Note, Producer, consuming, milliseconds
+from tests.consume.support import Calls, Note, Producer, consuming, milliseconds, names
 
 pytestmark = pytest.mark.anyio
-
-
-async def names(database_url: str) -> list[str]:
-    async with await psycopg.AsyncConnection.connect(database_url) as connection:
-        rows = await (await connection.execute("SELECT name FROM student ORDER BY id")).fetchall()
-    return [row[0] for row in rows]
 
 
 async def test_a_message_is_one_transaction(producer: Producer, amqp_url: str, database_url: str) -> None:
@@ -40,7 +34,7 @@ async def test_a_message_is_one_transaction(producer: Producer, amqp_url: str, d
         await producer.send("bad")
         await eventually(lambda: running.tally().finished == 2)
 
-    assert sorted(await names(database_url)) == ["bad", "good"]
+    assert sorted(map(str, await names(database_url))) == ["bad", "good"]
 
 
 async def test_a_handler_that_hangs_is_timed_out(producer: Producer, amqp_url: str, database_url: str) -> None:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from db import inbox, students
 from db.pool import Work
 from roles.amqp import Channel, Delivery
-from roles.consume import attempt, processor
+from roles.consume import claim, processor
 from schema.students import NewStudent
 from tests.amqp.support import eventually, proxied
-from tests.consume.support import Calls, Note, Producer, consuming, milliseconds, sealed
+from tests.consume.support import Calls, Note, Producer, claims, consuming, milliseconds, names, sealed
 
 pytestmark = pytest.mark.anyio
 
@@ -27,19 +27,6 @@ BODY = b'{"text": "x"}'
 
 async def store(message: Note, work: Work) -> None:
     await students.create(work.connection, NewStudent(name=message.text))
-
-
-async def rows(database_url: str, statement: str) -> list[tuple[object, ...]]:
-    async with await psycopg.AsyncConnection.connect(database_url) as connection:
-        return await (await connection.execute(statement.encode())).fetchall()
-
-
-async def claims(database_url: str) -> list[tuple[object, ...]]:
-    return await rows(database_url, "SELECT queue, message_id FROM inbox ORDER BY 1, 2")
-
-
-async def names(database_url: str) -> list[object]:
-    return [name for (name,) in await rows(database_url, "SELECT name FROM student ORDER BY id")]
 
 
 async def test_a_message_that_was_published_twice_takes_effect_once(
@@ -112,16 +99,16 @@ async def test_of_two_deliveries_at_once_the_second_waits_for_the_outcome_of_the
 ) -> None:
     """However long that takes: the waiting burns no attempt, and holds a connection for moments only."""
     monkeypatch.setattr(processor, "HELD_PAUSE", 0.05)
-    monkeypatch.setattr(attempt, "CLAIM_TIMEOUT", 0.05 if waits_in_vain else PATIENCE)
+    monkeypatch.setattr(claim, "CLAIM_TIMEOUT", 0.05 if waits_in_vain else PATIENCE)
     tries, held = 0, 0
     go_on = anyio.Event()
-    claim = inbox.claim
+    take = inbox.claim
 
     async def count(*arguments: object) -> bool:
         nonlocal tries, held
         tries += 1
         try:
-            return await claim(*arguments)  # type: ignore[arg-type]
+            return await take(*arguments)  # type: ignore[arg-type]
         except BaseException:
             held += 1
             raise
@@ -153,7 +140,7 @@ async def test_of_two_deliveries_at_once_the_second_waits_for_the_outcome_of_the
 async def test_a_message_that_waits_for_another_delivery_goes_back_when_we_are_to_stop(
     producer: Producer, amqp_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt, "CLAIM_TIMEOUT", 0.05)
+    monkeypatch.setattr(claim, "CLAIM_TIMEOUT", 0.05)
     async with await psycopg.AsyncConnection.connect(database_url) as other:
         await other.execute("INSERT INTO inbox (queue, message_id) VALUES ('q', 'm')")
         async with consuming(Calls().declared(), amqp_url=amqp_url, database_url=database_url) as running:

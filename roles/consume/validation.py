@@ -1,0 +1,120 @@
+"""What is wrong with declared consumers, found at boot and by `check`."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import Any
+
+from roles.consume.declarations import Consumer, name_of
+from roles.consume.names import parked_queue, wait_queue
+from schema.duration import format_duration, parse_duration
+from schema.errors import ConfigurationError
+from schema.settings import LONGEST_HANDLER_TIMEOUT, Settings
+from schema.topic import EXCHANGE_TYPES, MAX_NAME
+
+MAX_PREFETCH = 65535
+"""Messages that AMQP lets a broker leave in a consumer's hands."""
+MAX_DELAY = timedelta(milliseconds=2**32 - 1)
+"""The longest `x-message-ttl` that RabbitMQ takes, 49 days."""
+
+
+def validate(consumers: Sequence[Consumer[Any]], settings: Settings) -> None:
+    """Checks all declarations.
+
+    Raises:
+        ConfigurationError: one line per finding, with the consumer and the offending value.
+    """
+    findings = [f"consumer {each.queue}: {finding}" for each in consumers for finding in _findings(each, settings)]
+    findings += _conflicts(consumers)
+    if findings:
+        raise ConfigurationError("\n".join(findings))
+
+
+def _findings(consumer: Consumer[Any], settings: Settings) -> Iterator[str]:
+    if not inspect.iscoroutinefunction(consumer.handler):
+        yield f"the handler {name_of(consumer.handler)} is not an async function"
+    try:
+        consumer.model()
+    except ValueError as error:
+        yield str(error)
+    if consumer.broker not in settings.amqp:
+        yield f"unknown broker {consumer.broker!r}: {_hint(consumer.broker, list(settings.amqp))}"
+    if consumer.exchange_type not in EXCHANGE_TYPES:
+        yield f"unknown exchange type {consumer.exchange_type!r}: {_hint(consumer.exchange_type, EXCHANGE_TYPES)}"
+    concurrency: object = consumer.concurrency
+    if not (isinstance(concurrency, int) and 1 <= concurrency <= MAX_PREFETCH):
+        yield f"concurrency {concurrency!r} is not a number between 1 and {MAX_PREFETCH}"
+    yield from _bad_timeout(consumer.timeout)
+    delays: list[timedelta] = []
+    for delay in consumer.retry.delays:
+        try:
+            delays.append(_delay(delay))
+        except ValueError as error:
+            yield f"retry delay {error}"
+    yield from _bad_names(consumer, delays)
+    if (ladder := sum(delays, timedelta())) >= settings.consume.inbox_retention:
+        yield (
+            f"the delays of its ladder come to {format_duration(ladder)}, and consume.inbox_retention is "
+            f"{format_duration(settings.consume.inbox_retention)}: a message could be forgotten before its last retry"
+        )
+
+
+def _bad_timeout(timeout: str | timedelta | None) -> Iterator[str]:
+    if timeout is None:
+        return
+    try:
+        value = parse_duration(timeout)
+    except ValueError as error:
+        yield f"timeout {error}"
+        return
+    if not timedelta(0) < value < LONGEST_HANDLER_TIMEOUT:
+        yield f"timeout {format_duration(value)} is not between 0s and {format_duration(LONGEST_HANDLER_TIMEOUT)}"
+
+
+def _delay(delay: str | timedelta) -> timedelta:
+    value = parse_duration(delay)
+    if not timedelta(milliseconds=1) <= value <= MAX_DELAY:
+        raise ValueError(f"{delay!r} is not between 1ms and {format_duration(MAX_DELAY)}")
+    return value
+
+
+def _bad_names(consumer: Consumer[Any], delays: Sequence[timedelta]) -> Iterator[str]:
+    queue = consumer.queue
+    if not queue or queue.startswith("amq."):
+        yield f"{queue!r} is no name for a queue (it is empty, or begins with the broker's own 'amq.')"
+    names = {
+        "queue": max((parked_queue(queue), *(wait_queue(queue, delay) for delay in delays)), key=len),
+        "exchange": consumer.exchange or "",
+        "routing key": consumer.binding_key,
+    }
+    for kind, name in names.items():
+        if (size := len(name.encode())) > MAX_NAME:
+            yield f"{kind} {name[:40] + '…'!r} has {size} bytes, and AMQP allows {MAX_NAME}"
+
+
+def _conflicts(consumers: Sequence[Consumer[Any]]) -> Iterator[str]:
+    for queue, count in Counter(each.queue for each in consumers).items():
+        if count > 1:
+            yield f"consumer {queue}: declared {count} times; one queue has one consumer"
+    for each in consumers:
+        for other in consumers:
+            if other.queue == parked_queue(each.queue) or other.queue.startswith(f"{each.queue}.retry."):
+                yield f"consumer {other.queue}: the name is one that consumer {each.queue} has for a queue of its own"
+    types: dict[tuple[str, str], str] = {}
+    for each in consumers:
+        if each.exchange:
+            known = types.setdefault((each.broker, each.exchange), each.exchange_type)
+            if known != each.exchange_type:
+                yield (
+                    f"consumer {each.queue}: exchange {each.exchange!r} is of type {each.exchange_type!r} here "
+                    f"and {known!r} for another consumer"
+                )
+
+
+def _hint(value: str, known: Sequence[str]) -> str:
+    nearest = get_close_matches(value, known, n=1)
+    return f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known)}"
