@@ -96,6 +96,7 @@ def first_change(start: datetime, end: datetime, zone: tzinfo) -> datetime | Non
 
 def changes(start: datetime, end: datetime, zone: tzinfo) -> Iterator[Change]:
     """All changes of the clocks after `start`, up to `end`."""
+    start, end = start.replace(microsecond=0), end.replace(microsecond=0)  # they are made at whole seconds
     while (at := first_change(start, end, zone)) is not None:
         yield Change(at, offset_at(start, zone), offset_at(at, zone))
         start = at
