@@ -22,6 +22,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,7 +120,7 @@ async def database(settings: Settings) -> AsyncIterator[None]:
 
 
 def show(rows: Sequence[Row], *, columns: Sequence[str], as_json: bool, empty: str) -> None:
-    """Prints rows: as a JSON array with all their keys, or as a table of `columns`.
+    """Prints rows: as a JSON array with all their keys, or as a table of `columns`; a list in a cell is its lines.
 
     Params:
         empty: what to say to a person when there are none.
@@ -132,7 +133,22 @@ def show(rows: Sequence[Row], *, columns: Sequence[str], as_json: bool, empty: s
         table = Table(*columns, box=None, pad_edge=False)
         for row in rows:
             table.add_row(*(Text(_cell(row[column])) for column in columns))
-        Console(width=None if sys.stdout.isatty() else 200).print(table)
+        _print(table)
+
+
+def show_fields(fields: Row) -> None:
+    """Prints one thing for people: a line for each of its fields, but for those that are None."""
+    table = Table.grid("name", "value", padding=(0, 2))
+    for name, value in fields.items():
+        if value is not None:
+            table.add_row(Text(name), Text(_cell(value)))
+    _print(table)
+
+
+def show_text(text: str) -> None:
+    """Prints lines for people, as they are but for what a terminal would act on."""
+    for line in text.expandtabs(4).splitlines():
+        typer.echo(_printable(line))
 
 
 def print_json(value: object) -> None:
@@ -163,9 +179,19 @@ def who() -> str:
     return f"{login}@{socket.gethostname()}"
 
 
+def _print(table: Table) -> None:
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
 def _cell(value: object) -> str:
-    """One line, without anything that a terminal would act on."""
+    """One line, without anything that a terminal would act on; for a list, one for each of its values."""
     if value is None:
         return "-"
-    text = value.isoformat(sep=" ", timespec="seconds") if hasattr(value, "isoformat") else str(value)
-    return "".join(character if character.isprintable() else "·" for character in " ".join(text.split()))
+    if isinstance(value, list):
+        return "\n".join(map(_cell, value))
+    text = value.isoformat(sep=" ", timespec="seconds") if isinstance(value, datetime) else str(value)
+    return _printable(" ".join(text.split()))
+
+
+def _printable(line: str) -> str:
+    return "".join(character if character.isprintable() else "·" for character in line)

@@ -28,16 +28,16 @@ class Figures(BaseModel):
     """What became of the runs of a job, by hand or not, within some time."""
 
     job: str
-    claimed: int
+    claimed: int = 0
     """Long runs that go on, or whose process died and nobody has noticed."""
-    finished: int
-    failed: int
-    missed: int
+    finished: int = 0
+    failed: int = 0
+    missed: int = 0
     """Rows, of which each may stand for many ticks in a row (`through`)."""
-    skipped: int
-    mean_seconds: float | None
+    skipped: int = 0
+    mean_seconds: float | None = None
     """Of the runs that finished; None if none did."""
-    p95_seconds: float | None
+    p95_seconds: float | None = None
     """No more than this took nineteen in twenty of them, interpolated."""
 
     @property

@@ -62,6 +62,6 @@ def preview(
     lines = [(change.at, 0, f"-- {describe(change)}") for change in marks]
     lines += [(at, 1, text or "") for at, text in zip(due, notes, strict=True)]
     rows = [{zone: local(at, here), "in UTC": utc(at), "": text} for at, _, text in sorted(lines)]
-    show(rows, columns=(zone, "in UTC", ""), as_json=False, empty=f"not due in {days} days")
+    show(rows if due else [], columns=(zone, "in UTC", ""), as_json=False, empty=f"not due in {days} days")
     if truncated:
         typer.echo(f"… and more after these {limit} (--limit)")

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
-import typer
-
-from commands.command import database, failure, print_json, show
+from commands.command import database, failure, print_json, show, show_fields, show_text
 from commands.cron.jobs import zone_of
-from commands.cron.times import local, read_since, read_time, utc
+from commands.cron.times import local, read_since, read_time, took, utc
 from db import cron_history
-from db.cron_runs import CronRun, RunStatus
+from db.cron_runs import CronRun, RunStatus, Trigger
 from db.pool import connection
 from roles.schedule.declarations import Job
 from schema.settings import Settings
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+COLUMNS = ("run", "due", "status", "took", "attempts", "trigger", "host", "reason")
 
 
 async def list_runs(
@@ -68,7 +67,7 @@ def print_run(run: CronRun, zone: tzinfo) -> None:
     """Prints a run for people, its traceback at the end."""
     lines = {
         "run": reference(run),
-        "due" if run.trigger is Trigger.SCHEDULE else "asked for": _due(run, zone),
+        "due": _due(run, zone) if run.trigger is Trigger.SCHEDULE else None,
         "trigger": _trigger(run),
         "status": run.status.value,
         "started": run.started_at and local(run.started_at, zone),
@@ -80,10 +79,9 @@ def print_run(run: CronRun, zone: tzinfo) -> None:
         "lease until": run.lease_expires_at and local(run.lease_expires_at, zone),
         "taken over": f"{run.fence} times" if run.fence else None,
     }
-    show([{"": f"{name}:", " ": value} for name, value in lines.items() if value is not None], columns=("", " "), …)
+    show_fields(lines)
     if run.error is not None:
-        typer.echo()
-        typer.echo("\n".join(map(printable, run.error.splitlines())))
+        show_text(f"\n{run.error}")
 
 
 def summary(run: CronRun) -> dict[str, Any]:
@@ -116,17 +114,6 @@ def reference(run: CronRun) -> str:
     return f"{run.job}@{utc(run.scheduled_at)}"
 
 
-def took(seconds: float | None) -> str | None:
-    """`12 ms`, `3.2 s`, `2:05` or `1:02:05`."""
-    if seconds is None:
-        return None
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return str(timedelta(seconds=round(seconds))).removeprefix("0:")
-
-
 def _line(run: CronRun, zone: tzinfo) -> dict[str, Any]:
     return {
         "run": reference(run),
@@ -140,11 +127,10 @@ def _line(run: CronRun, zone: tzinfo) -> dict[str, Any]:
     }
 
 
-def _due(run: CronRun, zone: tzinfo) -> str:
+def _due(run: CronRun, zone: tzinfo) -> list[str]:
     """When it was due; of a row that stands for many ticks, the first and the last."""
-    due = local(run.scheduled_at, zone)
-    return due if run.through is None else f"{due} to {local(run.through, zone)}"
+    return [local(run.scheduled_at, zone), *([f"to {local(run.through, zone)}"] if run.through else [])]
 
 
-def _trigger(run: CronRun) -> str:
-    return run.trigger.value if run.triggered_by is None else f"{run.trigger.value}, {run.triggered_by}"
+def _trigger(run: CronRun) -> list[str]:
+    return [run.trigger.value, *([run.triggered_by] if run.triggered_by else [])]

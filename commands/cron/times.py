@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
 
 from commands.command import failure
@@ -12,6 +12,9 @@ from roles.schedule.cron import CronSchedule, Schedule
 from roles.schedule.expression import parse
 from schema.duration import format_duration, parse_duration
 
+MINUTE: Final = 60
+END: Final = datetime(9000, 1, 1, tzinfo=UTC)
+"""Later than anything that is asked for."""
 YEARS: Final = range(1900, 2501)
 FEW: Final = 4
 """Times that are named before the rest is left to an ellipsis."""
@@ -28,15 +31,16 @@ class Reading:
 
 
 def local(moment: datetime, zone: tzinfo) -> str:
-    """`Sun 2025-10-26 02:30:00+01:00`."""
+    """`Sun 2025-10-26 02:30:00+01:00`, to the millisecond."""
     shown = moment.astimezone(zone)
-    return f"{shown:%a} {shown.isoformat(sep=' ', timespec=_precision(shown))}"
+    precision = "milliseconds" if shown.microsecond else "seconds"
+    return f"{shown:%a} {shown.isoformat(sep=' ', timespec=precision)}"
 
 
 def utc(moment: datetime) -> str:
-    """`2025-10-26T01:30:00Z`."""
+    """`2025-10-26T01:30:00Z`, to the microsecond: it names a run."""
     shown = moment.astimezone(UTC).replace(tzinfo=None)
-    return f"{shown.isoformat(timespec=_precision(shown))}Z"
+    return f"{shown.isoformat()}Z"
 
 
 def read_time(text: str, zone: tzinfo) -> list[Reading]:
@@ -104,6 +108,17 @@ def clock(wall: datetime) -> str:
     return wall.isoformat(sep=" ", timespec="seconds" if wall.second else "minutes").partition(" ")[2]
 
 
+def took(seconds: float | None) -> str | None:
+    """`12 ms`, `3.2 s`, `2:05` or `1:02:05`."""
+    if seconds is None:
+        return None
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < MINUTE:
+        return f"{seconds:.1f} s"
+    return str(timedelta(seconds=round(seconds))).removeprefix("0:")
+
+
 def _left_out(schedule: CronSchedule, change: Change) -> list[str]:
     """The times of a schedule that the clocks are put forward over: the first few."""
     expression = parse(schedule.expression)
@@ -113,7 +128,3 @@ def _left_out(schedule: CronSchedule, change: Change) -> list[str]:
         found.append(clock(wall))
         wall = expression.following(wall)
     return [*found, "…"] if change.leaves_out(wall) else found
-
-
-def _precision(moment: datetime) -> str:
-    return "microseconds" if moment.microsecond else "seconds"

@@ -3,18 +3,109 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from commands.command import Json
+from commands.command import ConfigFile, Json, exit_with, load
+from db.cron_runs import RunStatus
 
 cli = typer.Typer(
     help="See, explain and steer the cron jobs. Times are read and shown in the zone of the job.",
     no_args_is_help=True,
 )
 
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="The name of a job, as `cron list` shows it.")]
 Limit = Annotated[int, typer.Option(metavar="N", min=1, help="No more than so many.")]
+SINCE = "A time, or so long ago: 7d."
+
+
+@cli.command("list")
+def list_jobs(
+    context: typer.Context,
+    config_file: ConfigFile = None,
+    *,
+    since: Annotated[str, typer.Option(metavar="TIME", help=f"When the figures begin. {SINCE}")] = "7d",
+    as_json: Json = False,
+) -> None:
+    """Show each job: its next five ticks, its latest row in the book, and how it went: success, mean and p95."""
+    from commands.cron import listing
+    from roles.schedule.jobs import JOBS
+
+    verb = partial(listing.list_jobs, since=since, jobs=JOBS, now=_now(), as_json=as_json)
+    exit_with(verb, load(context, config_file).settings)
+
+
+@cli.command()
+def runs(
+    context: typer.Context,
+    job: JobName,
+    config_file: ConfigFile = None,
+    *,
+    status: Annotated[
+        list[RunStatus] | None, typer.Option(help="Only what came to this; may be given several times.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help=f"Only what was due since then. {SINCE}")] = None,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Show what the book has of a job, the newest first. The first column is what `cron show` takes."""
+    from commands.cron import runs as verbs
+    from roles.schedule.jobs import JOBS
+
+    verb = partial(
+        verbs.list_runs,
+        name=job,
+        statuses=status or list(RunStatus),
+        since=since,
+        limit=limit,
+        jobs=JOBS,
+        now=_now(),
+        as_json=as_json,
+    )
+    exit_with(verb, load(context, config_file).settings)
+
+
+@cli.command()
+def show(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="JOB@TIME, as `cron runs JOB` prints it.")],
+    config_file: ConfigFile = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Show one row of the book with all that it has, the whole traceback of a failure included."""
+    from commands.cron import runs as verbs
+    from roles.schedule.jobs import JOBS
+
+    exit_with(partial(verbs.show_run, run=run, jobs=JOBS, as_json=as_json), load(context, config_file).settings)
+
+
+@cli.command()
+def pause(
+    context: typer.Context,
+    job: JobName,
+    config_file: ConfigFile = None,
+    *,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for those who will wonder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Pause a job on all replicas: its ticks are skipped, and in the book as such, until it is resumed."""
+    from commands.cron import pausing
+    from roles.schedule.jobs import JOBS
+
+    verb = partial(pausing.pause, name=job, reason=reason, jobs=JOBS, as_json=as_json)
+    exit_with(verb, load(context, config_file).settings)
+
+
+@cli.command()
+def resume(context: typer.Context, job: JobName, config_file: ConfigFile = None, *, as_json: Json = False) -> None:
+    """Let a paused job run again, from its next tick on."""
+    from commands.cron import pausing
+    from roles.schedule.jobs import JOBS
+
+    exit_with(partial(pausing.resume, name=job, jobs=JOBS, as_json=as_json), load(context, config_file).settings)
 
 
 @cli.command()
