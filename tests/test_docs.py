@@ -311,15 +311,17 @@ def anchors(document: Path) -> set[str]:
 
 @each_document
 def test_every_command_line_is_one_that_the_program_takes(document: Path) -> None:
-    command = get_command(cli)
-    subcommands = getattr(command, "commands")  # noqa: B009 - Typer's own copy of Click has no types
     wrong = []
     for line in re.findall(r"\bapp\.py((?: +(?:--)?[\w,.…-]+)*)", document.read_text()):
         words = line.split("#")[0].split()
-        verb = next((word for word in words if word in subcommands), None)
+        commands = [get_command(cli)]
+        for word in words:
+            verbs = getattr(commands[-1], "commands", {})  # Typer's own copy of Click has no types
+            if word in verbs:
+                commands.append(verbs[word])
         allowed = {"--help"}
-        for each in (command, subcommands.get(verb)):
-            allowed |= {option for parameter in getattr(each, "params", []) for option in parameter.opts}
+        for each in commands:
+            allowed |= {option for parameter in each.params for option in parameter.opts}
         wrong += [f"app.py{line}" for word in words if word.startswith("--") and word not in allowed]
     assert wrong == []
 
