@@ -85,7 +85,7 @@ class Properties:
             MalformedProperties: the bytes are no table.
         """
         if self._headers is None:
-            self._headers = dict(_entries(self._encoded_headers or b""))
+            self._headers = dict(entries(self._encoded_headers or b""))
         return self._headers
 
     def text(self, name: str) -> str | None:
@@ -141,15 +141,25 @@ def _take(data: bytes, offset: int, size: int) -> tuple[bytes, int]:
     return data[offset:end], end
 
 
-def _entries(table: bytes) -> Iterator[tuple[bytes, bytes]]:
+def entries(table: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The names and values in the content of a table; each value as on the wire, its type octet first.
+
+    Raises:
+        MalformedProperties: the bytes are no table.
+    """
     offset = 0
     while offset < len(table):
         name, start = _take(table, offset, _SHORT_STRING)
-        size = _SIZES.get(table[start]) if start < len(table) else None
-        if size is None:
-            raise MalformedProperties(f"header {name!r} has no type that AMQP knows")
-        _, offset = _take(table, start + 1, size)
+        offset = end_of_value(table, start)
         yield name, table[start:offset]
+
+
+def end_of_value(data: bytes, start: int) -> int:
+    """Where the value ends whose type octet is at `start`. Raises as `entries`."""
+    size = _SIZES.get(data[start]) if start < len(data) else None
+    if size is None:
+        raise MalformedProperties(f"{data[start : start + 1]!r} is no type of a header that AMQP knows")
+    return _take(data, start + 1, size)[1]
 
 
 def _encode(value: str | int) -> bytes:
