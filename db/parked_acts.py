@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    cast,
     func,
     select,
 )
@@ -77,7 +78,7 @@ RECORD = Query(
     insert(parked_act).from_select(
         ["who", "act", "how_many", "note", "body_before", "parked_message_id"],
         select(
-            *(bindparam(name, type_=_row[name].type) for name in ("who", "act", "how_many", "note", "body_before")),
+            *(cast(bindparam(name), _row[name].type) for name in ("who", "act", "how_many", "note", "body_before")),
             _ids.c.id,
         ),
     )

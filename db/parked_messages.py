@@ -94,6 +94,7 @@ class ParkedMessage(BaseModel):
     resolved_at: datetime | None
     resolved_by: str | None
     note: str | None
+    parking: str
 
 
 class ParkedSummary(BaseModel):
@@ -147,6 +148,7 @@ class NewParkedMessage:
     parked_at: datetime
     parking: str
     fingerprint: str | None
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ The attempt is counted in a header of ours, because brokers differ in what they 
 | `x-attempt` | the number of the attempt that comes next, or in the parking lot the one that was the last |
 | `x-error` | what the last attempt failed with |
 | `x-failed-at` | when, ISO 8601 in UTC |
+| `x-failure-id` | another one for each failure: by it the archiver knows a message that it gets once more |
 | `x-expiration`, `x-user-id` | the properties of these names, which the broker would act on |
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from uuid import uuid4
 
 from pydantic import ValidationError
 
@@ -24,13 +26,18 @@ from schema.duration import parse_duration
 ATTEMPT = "x-attempt"
 ERROR = "x-error"
 FAILED_AT = "x-failed-at"
+FAILURE_ID = "x-failure-id"
+OURS = (ATTEMPT, ERROR, FAILED_AT, FAILURE_ID)
 
 MAX_ERROR_LENGTH = 1000
 """Characters. All properties together must fit in one frame, and people read this in a list."""
 
-_LAST_ATTEMPT = 2**31 - 1
-_STALE = ("x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC")
-"""Headers that do not go on: what brokers counted, and carbon copies, which would be sent once more."""
+LAST_ATTEMPT = 2**31 - 1
+BROKERS_OWN = (
+    *("x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC"),
+    *(f"x-{which}-death-{what}" for which in ("first", "last") for what in ("exchange", "queue", "reason")),
+)
+"""Headers that do not go on: what brokers wrote down, and carbon copies, which would be sent once more."""
 
 
 class Reject(Exception):
@@ -77,10 +84,21 @@ def stamped(properties: Properties, *, attempt: int, error: Exception, now: date
         ValueError: the headers are malformed.
     """
     headers: dict[str, str | int] = {
-        ATTEMPT: min(attempt, _LAST_ATTEMPT),
+        ATTEMPT: min(attempt, LAST_ATTEMPT),
         ERROR: describe(error),
         FAILED_AT: now.isoformat(timespec="milliseconds"),
+        FAILURE_ID: uuid4().hex,
     }
+    return without_effects(properties, user=user).with_headers(headers, without=BROKERS_OWN)
+
+
+def without_effects(properties: Properties, *, user: str | None) -> Properties:
+    """With what a broker would act on moved to headers: an expiration, and a user id that is not `user`.
+
+    Raises:
+        ValueError: the headers are malformed.
+    """
+    headers: dict[str, str | int] = {}
     fields: dict[str, bytes | None] = {}
     if (expiration := properties.text("expiration")) is not None:  # it would cut the delay short, or empty the lot
         headers["x-expiration"] = expiration
@@ -88,7 +106,7 @@ def stamped(properties: Properties, *, attempt: int, error: Exception, now: date
     if (user_id := properties.text("user_id")) is not None and user_id != user:
         headers["x-user-id"] = user_id
         fields["user_id"] = None
-    return properties.with_fields(fields).with_headers(headers, without=_STALE)
+    return properties.with_fields(fields).with_headers(headers) if headers else properties
 
 
 def describe(error: Exception) -> str:
@@ -100,5 +118,10 @@ def describe(error: Exception) -> str:
         text = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in found)
     else:
         text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return one_line(text)
+
+
+def one_line(text: str) -> str:
+    """The text in one line of at most `MAX_ERROR_LENGTH` characters, none of which is NUL."""
     text = " ".join(text.replace("\x00", r"\x00").split())
     return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 1] + "…"
