@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -25,6 +25,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    Interval,
     LargeBinary,
     Table,
     Text,
@@ -255,9 +256,12 @@ PRUNE = Query(
     delete(parked_message).where(
         _row.id.in_(
             select(_row.id)
-            .where(_row.resolved_at < bindparam("before"), _row.status != Status.OPEN.value)
+            .where(
+                _row.resolved_at < func.now() - bindparam("older_than", type_=Interval),
+                _row.status != Status.OPEN.value,
+            )
             .order_by(_row.resolved_at)
-            .limit(bindparam("limit"))
+            .limit(bindparam("at_most"))
             .with_for_update(skip_locked=True)
         )
     )
@@ -322,9 +326,9 @@ async def change_body(connection: Connection, parked_id: int, body: bytes, *, no
     await CHANGE_BODY.execute(connection, id_=parked_id, body_=body, note_=note)
 
 
-async def prune(connection: Connection, *, before: datetime, limit: int) -> int:
-    """Deletes up to `limit` rows that were resolved before, with what was done with them; returns how many."""
-    return await PRUNE.execute(connection, before=before, limit=limit)
+async def prune(connection: Connection, *, older_than: timedelta, at_most: int) -> int:
+    """Deletes the rows that were resolved first, with the record of what was done with them; returns how many."""
+    return await PRUNE.execute(connection, older_than=older_than, at_most=at_most)
 
 
 class _Parking(BaseModel):

@@ -13,7 +13,17 @@ from rich.text import Text
 
 from roles.log_records import line, shape
 from roles.ops.console import render
-from schema.status import VERSION, ConsumerReport, Counts, JobReport, PoolReport, RoleReport, StateName, Status
+from schema.status import (
+    VERSION,
+    ConsumerReport,
+    Counts,
+    JobReport,
+    ParkingLotReport,
+    PoolReport,
+    RoleReport,
+    StateName,
+    Status,
+)
 
 WIDTH = 100
 FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
@@ -87,6 +97,7 @@ STATUS = Status(
             parked=1,
             unidentified=0,
             duplicates=0,
+            parking_lot=ParkingLotReport(open=0, oldest_at=None, archived=0, reason=None),
         )
     ],
     jobs=[

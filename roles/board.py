@@ -13,6 +13,20 @@ from schema.settings import Address
 
 
 @dataclass(slots=True)
+class ParkingLotStatus:
+    """The parking lot of a consumer, as far as it is in the database."""
+
+    open: int | None = None
+    """Messages that wait for a person, whoever parked them; None if nobody could ask."""
+    oldest_at: datetime | None = None
+    """When the first of them was parked."""
+    archived: int = 0
+    """Messages that this process has moved there from the broker."""
+    reason: str | None = None
+    """Why none is moved at the moment."""
+
+
+@dataclass(slots=True)
 class ConsumerStatus:
     """One consumer: a handler on a queue."""
 
@@ -30,6 +44,7 @@ class ConsumerStatus:
     """Messages without a message id, which cannot be deduplicated."""
     duplicates: int = 0
     """Messages that had taken effect before, and were acked without being handled again."""
+    parking_lot: ParkingLotStatus = field(default_factory=ParkingLotStatus)
 
 
 @dataclass(slots=True)

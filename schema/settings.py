@@ -174,6 +174,8 @@ class Consume(Section):
     handler_timeout: Annotated[PositiveDuration, AfterValidator(_within_consumer_timeout)] = timedelta(seconds=60)
     delivery_limit: int = Field(100, ge=1)
     inbox_retention: PositiveDuration = timedelta(days=14)
+    archive: bool = True
+    parked_retention: PositiveDuration = timedelta(days=90)
 
 
 class Schedule(Section):

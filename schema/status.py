@@ -36,6 +36,15 @@ class RoleReport(BaseModel):
     counts: Counts
 
 
+class ParkingLotReport(BaseModel):
+    """The parking lot in the database: `open` is how many messages wait for a person, null if nobody could ask."""
+
+    open: int | None
+    oldest_at: datetime | None
+    archived: int
+    reason: str | None
+
+
 class ConsumerReport(BaseModel):
     queue: str
     broker: str
@@ -47,6 +56,7 @@ class ConsumerReport(BaseModel):
     parked: int
     unidentified: int
     duplicates: int
+    parking_lot: ParkingLotReport
 
 
 class JobReport(BaseModel):

@@ -9,20 +9,22 @@ Messages are safe in their queue as long as nobody can store them. Whatever goes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import psycopg
 import structlog
-from anyio.streams.memory import MemoryObjectReceiveStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from db import parked_messages
 from db.parked_messages import NewParkedMessage
-from db.pool import DatabaseUnavailable, unit_of_work
+from db.pool import DatabaseUnavailable, connection, unit_of_work
 from db.query import Connection
 from roles.amqp import Broker, BrokerUnavailable, Channel, Delivery
 from roles.board import ConsumerStatus
+from roles.clock import Clock
 from roles.consume import topology
 from roles.consume.backoff import Backoff
 from roles.consume.declarations import Consumer
@@ -37,6 +39,9 @@ PREFETCH = 50
 """Messages in one batch at the most."""
 BATCH_SIZE = 8 * 1024 * 1024
 """Bytes of bodies after which a batch is full."""
+
+COUNT_INTERVAL = 5.0
+"""Seconds between two looks at how many messages wait for a person."""
 
 log = structlog.get_logger(__name__)
 
@@ -63,28 +68,36 @@ class Archiver:
         """Archives until `stop` is set; then what is in hand goes back to the queue."""
         async with until(self._stop):
             while True:
-                try:
-                    await self._archive_all()
-                except (BrokerUnavailable, ConfigurationError, NotStored) as error:
-                    self._report(str(error))
+                self._report(await self._until_trouble())
                 await self._clock.sleep(self._backoff.next())
 
-    async def _archive_all(self) -> None:
-        """Archives on one channel, until something goes wrong with it, or with a message."""
+    async def _until_trouble(self) -> str:
+        """Archives on one channel, until something is wrong with it or with a message; returns what."""
         send, receive = anyio.create_memory_object_stream[Delivery](PREFETCH)
-        channel = await self._broker.channel("consume")
-        try:
-            with send, receive:
-                await channel.declare_queue(self._parked.name, self._parked.arguments)
-                await channel.consume(self._parked.name, prefetch=PREFETCH, deliver=send.send_nowait)
-                async with until(channel.lost):
-                    self._report(None)
+        trouble = ""
+        with send, receive:
+            try:
+                channel = await self._subscribe(send)
+            except (BrokerUnavailable, ConfigurationError) as error:
+                return str(error)
+            self._report(None)
+            async with closing(channel), until(channel.lost):
+                try:
                     while True:
                         await self._archive(channel, await _batch(receive))
-                raise BrokerUnavailable(channel.reason)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await channel.aclose()
+                except (BrokerUnavailable, NotStored) as error:
+                    trouble = str(error)
+        return trouble or channel.reason
+
+    async def _subscribe(self, deliveries: MemoryObjectSendStream[Delivery]) -> Channel:
+        channel = await self._broker.channel("consume")
+        try:
+            await channel.declare_queue(self._parked.name, self._parked.arguments)
+            await channel.consume(self._parked.name, prefetch=PREFETCH, deliver=deliveries.send_nowait)
+        except Exception:
+            await channel.aclose()
+            raise
+        return channel
 
     async def _archive(self, channel: Channel, batch: Sequence[Delivery]) -> None:
         try:
@@ -140,7 +153,35 @@ class Archiver:
         self._status.reason = reason
 
 
-async def store(connection: Connection, found: Sequence[tuple[Delivery, NewParkedMessage]]) -> None:
+@asynccontextmanager
+async def closing(channel: Channel) -> AsyncIterator[None]:
+    """Closes the channel at the end of the block, also if that is cancelled."""
+    try:
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):  # it has a deadline of its own
+            await channel.aclose()
+
+
+async def keep_counting(statuses: Iterable[ConsumerStatus], clock: Clock, stop: anyio.Event) -> None:
+    """Says on the board how many messages wait for a person, until `stop` is set."""
+    lots = {status.queue: status.parking_lot for status in statuses}
+    async with until(stop):
+        while True:
+            try:
+                async with connection() as conn:
+                    counts = {each.queue: each for each in await parked_messages.open_counts(conn)}
+            except (DatabaseUnavailable, psycopg.Error):  # the pool and the archiver say why
+                for lot in lots.values():
+                    lot.open = lot.oldest_at = None
+            else:
+                for queue, lot in lots.items():
+                    found = counts.get(queue)
+                    lot.open, lot.oldest_at = (found.count, found.oldest) if found else (0, None)
+            await clock.sleep(COUNT_INTERVAL)
+
+
+async def store(conn: Connection, found: Sequence[tuple[Delivery, NewParkedMessage]]) -> None:
     """Stores what is not there yet, and also what only looks as if it were."""
     first: dict[str, tuple[Delivery, NewParkedMessage]] = {}
     left = []
@@ -149,11 +190,11 @@ async def store(connection: Connection, found: Sequence[tuple[Delivery, NewParke
             left.append((delivery, message))
         else:
             first[message.parking] = (delivery, message)
-    stored = await parked_messages.archive(connection, [message for _, message in first.values()])
+    stored = await parked_messages.archive(conn, [message for _, message in first.values()])
     left += [first[parking] for parking in first.keys() - stored]
     others = [another for delivery, message in left if (another := as_another(delivery, message)) is not None]
     if others:
-        await parked_messages.archive(connection, others)
+        await parked_messages.archive(conn, others)
 
 
 async def _batch(deliveries: MemoryObjectReceiveStream[Delivery]) -> list[Delivery]:

@@ -1,7 +1,7 @@
 """A message in the parking lot: which one it is, why it is there, and how it is sent once more.
 
-**Which one.** The archiver gets a message again if it died between storing it and its ack. It must find the row again,
-and two messages that look alike must not become one. So, in this order:
+**Which one.** The archiver gets a message again if it died between storing it and its ack. It must find the row
+again, and two messages that look alike must not become one. So, in this order:
 
 - What we parked ourselves carries a number of its own, `retry.FAILURE_ID`: with that its bytes are unique.
 - What the broker parked and has an id is known by its bytes, in which the broker wrote down when it did so. The first
@@ -58,7 +58,7 @@ _REASONS: Final = {
 
 
 def to_be_archived(delivery: Delivery, *, broker: str, queue: str, now: datetime) -> NewParkedMessage:
-    """A message from the parking lot of `queue`, as it is to be stored. Whatever it consists of, nothing is raised."""
+    """A message from the parking lot of `queue`, as it is to be stored. It may consist of whatever it likes."""
     properties = delivery.properties
     message_id = properties.fields.get("message_id")
     headers = _headers(properties)

@@ -10,6 +10,7 @@ from anyio.abc import TaskStatus
 
 from roles.amqp import Broker
 from roles.board import ConsumerStatus
+from roles.consume.archiver import Archiver, keep_counting
 from roles.consume.declarations import Consumer
 from roles.consume.handlers import CONSUMERS
 from roles.consume.subscription import Subscription
@@ -45,7 +46,11 @@ class ConsumeRole:
             name: Broker(name, self._resources.amqp_urls[name], settings.amqp[name])
             for name in {consumer.broker for consumer in self._consumers}
         }
-        subscriptions = [self._subscription(consumer, brokers, stop) for consumer in self._consumers]
+        statuses = [self._status(consumer) for consumer in self._consumers]
+        subscriptions = [
+            Subscription(consumer, brokers[consumer.broker], status, self._resources, stop)
+            for consumer, status in zip(self._consumers, statuses, strict=True)
+        ]
         failure: Exception | None = None
         try:
             async with anyio.create_task_group() as group:
@@ -57,6 +62,11 @@ class ConsumeRole:
                     failure = _failure(subscriptions)
                 if failure is None:
                     task_status.started()
+                    if settings.consume.archive:
+                        for consumer, status in zip(self._consumers, statuses, strict=True):
+                            broker = brokers[consumer.broker]
+                            group.start_soon(Archiver(consumer, broker, status, self._resources, stop).run)
+                        group.start_soon(keep_counting, statuses, self._resources.clock, stop)
                 else:
                     group.cancel_scope.cancel()
         finally:
@@ -68,13 +78,13 @@ class ConsumeRole:
         if failure is not None:
             raise failure
 
-    def _subscription(self, consumer: Consumer[Any], brokers: dict[str, Broker], stop: anyio.Event) -> Subscription:
+    def _status(self, consumer: Consumer[Any]) -> ConsumerStatus:
         status = self._resources.board.consumers.setdefault(
             consumer.queue, ConsumerStatus(consumer.queue, consumer.broker)
         )
         if status.subscribed or status.since is None:
             status.subscribed, status.since = False, self._resources.clock.now()
-        return Subscription(consumer, brokers[consumer.broker], status, self._resources, stop)
+        return status
 
 
 def _failure(subscriptions: Sequence[Subscription]) -> Exception | None:

@@ -38,10 +38,10 @@ class Queue:
 
 def queues(consumer: Consumer[Any], *, delivery_limit: int) -> tuple[Queue, ...]:
     """The queues of a consumer, each after those that it sends messages on to."""
-    main, parked = consumer.queue, parked_queue(consumer.queue)
+    main, parked = consumer.queue, parking_lot(consumer)
     return (
-        Queue(parked, {"x-queue-type": "quorum", "x-delivery-limit": UNLIMITED}),
-        Queue(main, {**_sends_on_to(parked), "x-delivery-limit": delivery_limit, **_single(consumer)}),
+        parked,
+        Queue(main, {**_sends_on_to(parked.name), "x-delivery-limit": delivery_limit, **_single(consumer)}),
         *(
             Queue(
                 wait_queue(main, delay),
@@ -50,6 +50,11 @@ def queues(consumer: Consumer[Any], *, delivery_limit: int) -> tuple[Queue, ...]
             for delay in dict.fromkeys(consumer.retry.steps())
         ),
     )
+
+
+def parking_lot(consumer: Consumer[Any]) -> Queue:
+    """Where messages go that will not be tried again. Nothing there is given up, however often it is delivered."""
+    return Queue(parked_queue(consumer.queue), {"x-queue-type": "quorum", "x-delivery-limit": UNLIMITED})
 
 
 async def declare(channel: Channel, consumer: Consumer[Any], *, delivery_limit: int) -> None:

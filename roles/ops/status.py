@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from roles.board import ConsumerStatus, JobStatus
 from roles.resources import Resources
 from roles.role import RoleStatus
 from roles.tally import Tally
-from schema.status import VERSION, ConsumerReport, Counts, JobReport, PoolReport, RoleReport, Status
+from schema.status import (
+    VERSION,
+    ConsumerReport,
+    Counts,
+    JobReport,
+    ParkingLotReport,
+    PoolReport,
+    RoleReport,
+    Status,
+)
 
 STARTED_AT = datetime.now(UTC)
 """When this process began; this module is imported with it."""
@@ -64,6 +74,7 @@ def _consumer(consumer: ConsumerStatus) -> ConsumerReport:
         parked=consumer.parked,
         unidentified=consumer.unidentified,
         duplicates=consumer.duplicates,
+        parking_lot=ParkingLotReport(**asdict(consumer.parking_lot)),
     )
 
 

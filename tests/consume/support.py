@@ -30,6 +30,8 @@ FAST: dict[str, Any] = {
     "supervisor": {"backoff_initial": "50ms", "backoff_max": "400ms"},
     "database": {"pool_timeout": "1s", "connect_timeout": "2s"},
 }
+LEFT_IN_ITS_QUEUE = {"archive": False}
+"""What is parked stays where a test can take it, unless the test is about the archiver."""
 
 
 class Note(BaseModel):
@@ -85,7 +87,8 @@ async def consuming(
     *consumers: Consumer[Any], amqp_url: str, database_url: str, **settings: Any
 ) -> AsyncIterator[Running]:
     """Runs the role until the block ends, then drains it."""
-    loaded = Settings.model_validate(FAST | settings)
+    consume = LEFT_IN_ITS_QUEUE | settings.pop("consume", {})
+    loaded = Settings.model_validate(FAST | settings | {"consume": consume})
     async with create_pool(database_url, loaded.database) as pool:
         token = current_pool.set(pool)
         urls = dict.fromkeys(loaded.amqp, amqp_url)

@@ -43,7 +43,8 @@ async def test_a_message_whose_handler_always_fails_is_tried_as_often_as_the_lad
     here: Path, services: dict[str, str]
 ) -> None:
     url = services["APP_AMQP__EXAMPLE__URL"]
-    async with running(here, "--roles", "consume", environ=services, script=FAULTY_APP) as app:
+    environ = {**services, "APP_CONSUME__ARCHIVE": "false"}
+    async with running(here, "--roles", "consume", environ=environ, script=FAULTY_APP) as app:
         async with channel(url) as producer:
             await publish(producer, {"how": "fail"}, **ORDERS, **PROPERTIES)
         found = await parked(url, "test.orders")
@@ -78,7 +79,7 @@ async def test_a_message_that_cannot_be_read_is_parked_at_once_with_the_reason(
     here: Path, services: dict[str, str], body: bytes, reason: str
 ) -> None:
     url = services["APP_AMQP__EXAMPLE__URL"]
-    async with running(here, "--roles", "consume", environ=services) as app:
+    async with running(here, "--roles", "consume", environ={**services, "APP_CONSUME__ARCHIVE": "false"}) as app:
         async with channel(url) as producer:
             await publish(producer, body, message_id="m-1", headers={"tenant": "t-7"})
         found = await parked(url, "example.main")

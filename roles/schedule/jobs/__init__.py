@@ -9,6 +9,7 @@ from roles.schedule.jobs import pruning, students
 
 JOBS: Final[tuple[Job, ...]] = (
     pruning.prune_inbox,
+    pruning.prune_parked_messages,
     students.rename_students,
     students.hourly_report,
 )

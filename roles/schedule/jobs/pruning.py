@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from db import inbox
+from db import inbox, parked_messages
 from db.pool import Work
 from roles.schedule import every
 from schema.settings import current_settings
@@ -21,3 +21,11 @@ async def prune_inbox(work: Work) -> None:
     retention = current_settings.get().consume.inbox_retention
     if pruned := await inbox.prune(work.connection, older_than=retention, at_most=AT_MOST):
         log.info("inbox pruned", messages=pruned)
+
+
+@every(hours=1)
+async def prune_parked_messages(work: Work) -> None:
+    """Forget messages that were replayed or dropped longer ago than `consume.parked_retention`; open ones stay."""
+    retention = current_settings.get().consume.parked_retention
+    if pruned := await parked_messages.prune(work.connection, older_than=retention, at_most=AT_MOST):
+        log.info("parked messages pruned", messages=pruned)
