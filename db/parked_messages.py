@@ -27,6 +27,7 @@ from sqlalchemy import (
     Integer,
     Interval,
     LargeBinary,
+    Select,
     Table,
     Text,
     and_,
@@ -207,6 +208,13 @@ _summary = (
     func.octet_length(_row.body).label("size"),
 )
 _one = _row.id == bindparam("id_")
+_old: Select[tuple[Any]] = (
+    select(_row.id)
+    .where(_row.resolved_at < func.now() - bindparam("older_than", type_=Interval), _row.status != Status.OPEN.value)
+    .order_by(_row.resolved_at)
+    .limit(bindparam("at_most"))
+    .with_for_update(skip_locked=True)
+)
 
 ARCHIVE = Query(
     insert(parked_message)
@@ -252,20 +260,7 @@ CHANGE_BODY = Query(
     .where(_one)
     .values(body=bindparam("body_"), note=func.coalesce(bindparam("note_", type_=Text), _row.note))
 )
-PRUNE = Query(
-    delete(parked_message).where(
-        _row.id.in_(
-            select(_row.id)
-            .where(
-                _row.resolved_at < func.now() - bindparam("older_than", type_=Interval),
-                _row.status != Status.OPEN.value,
-            )
-            .order_by(_row.resolved_at)
-            .limit(bindparam("at_most"))
-            .with_for_update(skip_locked=True)
-        )
-    )
-)
+PRUNE = Query(delete(parked_message).where(_row.id == func.any(func.array(_old.scalar_subquery()))))
 
 
 async def archive(connection: Connection, batch: Sequence[NewParkedMessage]) -> set[str]:

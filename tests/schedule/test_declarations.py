@@ -44,6 +44,7 @@ def test_the_jobs_that_ship_are_right() -> None:
     validate(JOBS)
     assert [(job.name, str(job.schedule)) for job in JOBS] == [
         ("prune_inbox", "every 1m"),
+        ("prune_parked_messages", "every 1m"),
         ("rename_students", "every 1m"),
         ("hourly_report", "0 * * * * (UTC)"),
     ]

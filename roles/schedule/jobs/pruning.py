@@ -11,6 +11,8 @@ from schema.settings import current_settings
 
 AT_MOST = 20_000
 """Rows that are deleted in one transaction: they take some 25 ms, so that it is in nobody's way."""
+BODIES_AT_MOST = 1_000
+"""The same for rows that have the bodies of messages in them."""
 
 log = structlog.get_logger(__name__)
 
@@ -23,9 +25,9 @@ async def prune_inbox(work: Work) -> None:
         log.info("inbox pruned", messages=pruned)
 
 
-@every(hours=1)
+@every(minutes=1)
 async def prune_parked_messages(work: Work) -> None:
     """Forget messages that were replayed or dropped longer ago than `consume.parked_retention`; open ones stay."""
     retention = current_settings.get().consume.parked_retention
-    if pruned := await parked_messages.prune(work.connection, older_than=retention, at_most=AT_MOST):
+    if pruned := await parked_messages.prune(work.connection, older_than=retention, at_most=BODIES_AT_MOST):
         log.info("parked messages pruned", messages=pruned)
