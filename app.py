@@ -20,6 +20,7 @@ from rich.table import Table
 from clients import open_clients
 from commands.command import ConfigFile, exit_with, load
 from commands.cron.verbs import cli as cron_verbs
+from commands.keys import cli as key_verbs
 from db.pool import create_pool, current_pool
 from db.schema_version import add_revision, head, upgrade
 from roles.clock import SystemClock
@@ -39,6 +40,7 @@ from schema.settings import EMBEDDED, Settings, current_settings
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 cli.add_typer(cron_verbs, name="cron")
+cli.add_typer(key_verbs, name="keys")
 
 
 @cli.callback(invoke_without_command=True)

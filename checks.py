@@ -12,6 +12,7 @@ from db.pool import create_pool, current_pool
 from db.schema_version import behind
 from roles.amqp import Broker
 from roles.api.app import create_app
+from roles.api.guard import ensure_guarded
 from roles.consume.handlers import CONSUMERS
 from roles.consume.validation import validate as validate_consumers
 from roles.embedded.postgres import find_programs
@@ -34,6 +35,7 @@ async def check_all(settings: Settings) -> int:
     configure("plain", "critical")  # what a library logs about a failure is in the finding
     looks: dict[str, Look] = {
         "routes": partial(_routes, settings),
+        "callers": partial(_callers, settings),
         "consumers": partial(_consumers, settings),
         "jobs": _jobs,
         "database": partial(_database, settings),
@@ -53,6 +55,12 @@ async def check_all(settings: Settings) -> int:
 async def _routes(settings: Settings) -> str:
     rules = [rule for rule in create_app(settings).url_map.iter_rules() if rule.rule.startswith("/api/")]
     return f"{len(rules)} declared"
+
+
+async def _callers(settings: Settings) -> str:
+    ensure_guarded(settings)
+    mode = settings.auth.mode
+    return f'auth.mode = "{mode}"' + (", so everybody may do everything" if mode == "none" else "")
 
 
 async def _consumers(settings: Settings) -> str:

@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from clients.http import open_http_client
+from clients.jwks import JwksClient
 from clients.service import Service
 from clients.timezone import TimezoneClient
 from schema import settings
@@ -27,6 +28,7 @@ from schema import settings
 class Clients:
     """All of them, open."""
 
+    jwks: JwksClient
     timezone: TimezoneClient
 
 
@@ -43,6 +45,7 @@ async def open_clients(sections: settings.Clients, *, trust: ssl.SSLContext | No
     async with open_http_client(trust=trust) as http:
         token = _current.set(
             Clients(
+                jwks=JwksClient(Service("jwks", sections.jwks, http)),
                 timezone=TimezoneClient(Service("timezone", sections.timezone, http)),
             )
         )

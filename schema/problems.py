@@ -83,6 +83,20 @@ MALFORMED = ProblemType(
     meaning="The request cannot be read: its body is not JSON, or its target or headers make no sense.",
     remedy="Correct the request; `detail` says where reading it failed.",
 )
+UNAUTHENTICATED = ProblemType(
+    name="unauthenticated",
+    status=401,
+    title="Unauthenticated",
+    meaning="It is not known who sends the request: it has no credentials, or none that are good (any more).",
+    remedy="Send `Authorization: Bearer …` with an API key or a token; `detail` says what was wrong with yours.",
+)
+FORBIDDEN = ProblemType(
+    name="forbidden",
+    status=403,
+    title="Forbidden",
+    meaning="The credentials are good, and do not allow this.",
+    remedy="Get credentials with the scope that `detail` and the `WWW-Authenticate` header name.",
+)
 NOT_FOUND = ProblemType(
     name="not-found",
     status=404,
@@ -170,6 +184,8 @@ UPSTREAM_TIMED_OUT = ProblemType(
 
 PROBLEM_TYPES = (
     MALFORMED,
+    UNAUTHENTICATED,
+    FORBIDDEN,
     NOT_FOUND,
     METHOD_NOT_ALLOWED,
     SLOW_REQUEST,

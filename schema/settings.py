@@ -5,6 +5,7 @@ Where the values come from is `schema.settings_sources`.
 
 from __future__ import annotations
 
+import re
 from contextvars import ContextVar
 from datetime import timedelta
 from difflib import get_close_matches
@@ -106,6 +107,12 @@ def _database_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _token(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]*", value.get_secret_value()):
+        raise ValueError("must be of printable ASCII without spaces, to fit into a header")
+    return value
+
+
 def _amqp_url(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if text != EMBEDDED:
@@ -121,6 +128,8 @@ def _amqp_url(value: SecretStr) -> SecretStr:
 
 Bind = Annotated[Address, PlainValidator(_address), PlainSerializer(str, return_type=str)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+"""Of signatures with a public key. One with a shared secret would let a public key be mistaken for the secret."""
 RoleName = Annotated[str, AfterValidator(_role)]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 
@@ -165,8 +174,33 @@ class Api(Section):
     keep_alive_timeout: PositiveDuration = timedelta(seconds=75)
 
 
+class Jwt(Section):
+    issuer: str = ""
+    audience: str = ""
+    algorithms: Annotated[tuple[Algorithm, ...], BeforeValidator(_names), Field(min_length=1)] = ("RS256", "ES256")
+    scope_claim: str = "scope"
+    leeway: Duration = timedelta(seconds=30)
+    keys_lifetime: PositiveDuration = timedelta(minutes=10)
+    keys_cooldown: PositiveDuration = timedelta(seconds=30)
+
+
+class Auth(Section):
+    mode: Literal["none", "api_key", "jwt"] = "none"
+    allow_anonymous: bool = False
+    cache: Duration = timedelta(seconds=10)
+    jwt: Jwt = Jwt()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for name in ("issuer", "audience"):
+            if self.mode == "jwt" and not getattr(self.jwt, name):
+                raise ValueError(f'mode "jwt" needs auth.jwt.{name}')
+        return self
+
+
 class Ops(Section):
     bind: Bind = Address("127.0.0.1:8091")
+    token: Annotated[SecretStr, AfterValidator(_token)] = SecretStr("")
     probe_timeout: PositiveDuration = timedelta(seconds=3)
 
 
@@ -208,7 +242,12 @@ class Timezone(Client):
     url: HttpUrl = "https://worldtimeapi.org"
 
 
+class Jwks(Client):
+    url: HttpUrl | Literal[""] = ""
+
+
 class Clients(Section):
+    jwks: Jwks = Jwks()
     timezone: Timezone = Timezone()
 
 
@@ -228,6 +267,7 @@ class Settings(Section):
     console: Literal["auto", "rich", "plain", "json"] = "auto"
     log: Log = Log()
     api: Api = Api()
+    auth: Auth = Auth()
     ops: Ops = Ops()
     database: Database = Database()
     amqp: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")], Amqp] = {"example": Amqp()}
@@ -236,6 +276,12 @@ class Settings(Section):
     supervisor: Supervisor = Supervisor()
     clients: Clients = Clients()
     embedded: Embedded = Embedded()
+
+    @model_validator(mode="after")
+    def _issuer(self) -> Self:
+        if self.auth.mode == "jwt" and not self.clients.jwks.url:
+            raise ValueError('auth.mode "jwt" needs clients.jwks.url, where the issuer publishes its keys')
+        return self
 
 
 current_settings: ContextVar[Settings] = ContextVar("current_settings")

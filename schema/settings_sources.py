@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from schema.errors import ConfigurationError
-from schema.settings import Settings
+from schema.settings import EMBEDDED, Settings
 
 PREFIX = "APP_"
 SHORT_NAMES = {"ROLES": ("roles",), "DEBUG": ("debug",)}
@@ -31,6 +31,9 @@ Key = tuple[str, ...]
 
 _SERVICE_LINK = re.compile(r"APP_(?:[A-Z0-9_]+_)?(?:SERVICE_(?:HOST|PORT)|PORT)(?:_[A-Z0-9_]+)?")
 """What Kubernetes tells a container about a Service named `app`, or `app-…`: not meant for us."""
+
+_SECRET_NAME = re.compile("password|url|token|key$")
+"""Of settings whose values are not quoted."""
 
 _PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):([^/\s]*)@")
 
@@ -167,8 +170,10 @@ def _explain(detail: ErrorDetails, origins: Mapping[Key, Origin]) -> str:
         nearest = get_close_matches(path[-1], known, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"the keys here are {', '.join(known)}"
         return f"{origin or Origin('settings', _toml_name(tuple(path)))}: unknown setting {'.'.join(path)!r}: {hint}"
-    where = str(origin) if origin else _toml_name(tuple(path)) if path else "settings"
-    value = detail["input"] if "password" not in path and "url" not in path else "…"
+    if not path:  # about sections that do not fit together
+        return f"settings: {message}"
+    where = str(origin) if origin else _toml_name(tuple(path))
+    value = "…" if _SECRET_NAME.search(path[-1]) else detail["input"]
     shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
     return f"{where}{shown}: {'.'.join(path)}: {message}"
 
@@ -200,4 +205,10 @@ def _secret_values(settings: Settings, key: Key) -> str | None:
     value: Any = settings
     for name in key:
         value = value[name] if isinstance(value, dict) else getattr(value, name)
-    return mask(value.get_secret_value()) if hasattr(value, "get_secret_value") else None
+    return _masked(value.get_secret_value()) if hasattr(value, "get_secret_value") else None
+
+
+def _masked(secret: str) -> str:
+    if "://" in secret:
+        return mask(secret)
+    return secret if secret in ("", EMBEDDED) else "***"

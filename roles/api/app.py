@@ -11,13 +11,16 @@ from quart_schema import Info, QuartSchema
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import IntegerConverter, Map, ValidationError
 
+from roles.api.access import Access, access_rules
 from roles.api.connection import Connection
 from roles.api.docs import add_docs, add_problem_pages
 from roles.api.errors import problem_for
+from roles.api.guard import admit, guard
 from roles.api.openapi import OpenAPI
 from roles.api.replies import problem_reply
 from roles.api.request import Request
 from roles.api.routes import ROUTES
+from roles.clock import Clock, SystemClock
 from roles.web.gate import STATE_KEY
 from schema.settings import Settings
 
@@ -70,14 +73,29 @@ class Api(Quart):
     request_class = Request
     session_interface: SessionInterface = NoSessions()  # type: ignore[assignment]  # Quart names its own
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Clock) -> None:
         super().__init__("rolecall", static_folder=None, template_folder=None)
         self.settings = settings
+        self.guard = guard(settings, clock)
+        self.access: dict[str, Access] = {}
+        """By endpoint."""
         self.request_timeout = settings.api.request_timeout.total_seconds()
         self.max_content_length = settings.api.max_content_length
         self.url_map.converters["int"] = Id
         self.url_map.merge_slashes = False  # `//` is a path that does not exist, not one to be redirected from
         self.register_error_handler(Exception, self.answer)
+
+    async def dispatch_request(self, context: Any = None) -> Any:
+        """Lets nobody come to a route who may not; see Quart's."""
+        request: Request = context.request
+        rule = request.url_rule
+        if rule is not None and not (request.method == "OPTIONS" and rule.provide_automatic_options):
+            access = self.access[rule.endpoint]
+            if access.scopes is not None:
+                authorization = request.headers.get("Authorization")
+                request.caller = self.guard.recall(authorization) or await self.guard.identify(authorization)
+                admit(request.caller, access)
+        return await super().dispatch_request(context)
 
     async def answer(self, error: Exception) -> Response:
         """The problem that an exception of a route, or of Quart itself, is answered with."""
@@ -86,9 +104,13 @@ class Api(Quart):
         return problem_reply(problem, request.path, request.scope["state"].get(STATE_KEY), headers)
 
 
-def create_app(settings: Settings) -> Api:
-    """The application with all routes; with `debug` also its documentation."""
-    app = Api(settings)
+def create_app(settings: Settings, clock: Clock | None = None) -> Api:
+    """The application with all routes; with `debug` also its documentation.
+
+    Raises:
+        ConfigurationError: a route does not say who may call it.
+    """
+    app = Api(settings, clock or SystemClock())
     QuartSchema(
         app,
         openapi_path=None,
@@ -105,6 +127,7 @@ def create_app(settings: Settings) -> Api:
     add_problem_pages(app)
     if settings.debug:
         add_docs(app)
+    app.access = access_rules(app)
     return app
 
 

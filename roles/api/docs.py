@@ -14,6 +14,7 @@ from pydantic_core import to_json
 from quart import Quart, Response, abort, send_from_directory
 from quart_schema import QuartSchema, hide
 
+from roles.api.access import public
 from schema.problems import BASE, PROBLEM_TYPES, ProblemType
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -38,16 +39,19 @@ def add_docs(app: Quart) -> None:
 
     @app.get("/openapi.json")
     @hide
+    @public
     async def openapi() -> Response:
         return Response(document, content_type="application/json")
 
     @app.get("/docs")
     @hide
+    @public
     async def docs() -> Response:
         return _page(page)
 
     @app.get("/docs/<any('docs', 'swagger-ui'):folder>/<name>")
     @hide
+    @public
     async def docs_file(folder: str, name: str) -> Response:
         return await send_from_directory(STATIC / folder, name)
 
@@ -62,11 +66,13 @@ def add_problem_pages(app: Quart) -> None:
 
     @app.get(BASE)
     @hide
+    @public
     async def problem_index() -> Response:
         return _page(index)
 
     @app.get(f"{BASE}/<name>")
     @hide
+    @public
     async def problem_page(name: str) -> Response:
         if name not in pages:
             abort(404)

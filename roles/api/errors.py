@@ -2,6 +2,7 @@
 
 | raised | answered |
 |---|---|
+| `Unauthenticated`, `ScopesMissing` | 401, 403, with what is missing in `WWW-Authenticate` (RFC 6750) |
 | a value that quart-schema did not accept | 422, with each value |
 | Werkzeug's HTTP errors, `abort(409)` included | their own status |
 | `RequestTimedOut` | 503, to be tried again |
@@ -23,12 +24,16 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from clients.errors import UpstreamError, UpstreamTimeout
+from roles.api.callers import ScopesMissing, Unauthenticated
 from schema import problems
 from schema.errors import DependencyUnavailable
 from schema.problems import FieldError, Problem, ProblemType
 
 RETRY_AFTER = 1
 """Seconds after which a client may try again what could not be served: a pool has often recovered by then."""
+
+CHALLENGE = 'Bearer realm="rolecall"'
+"""Of `WWW-Authenticate`."""
 
 MAX_FIELD_ERRORS = 20
 """A body can have more mistakes than are worth an answer."""
@@ -75,6 +80,8 @@ def problem_for(error: Exception, *, debug: bool) -> tuple[Problem, Headers]:
     match error:
         case RequestSchemaValidationError():
             problem = _invalid(error)
+        case Unauthenticated() | ScopesMissing():
+            problem, headers["WWW-Authenticate"] = _refusal(error)
         case HTTPException(code=int(status)):
             problem, headers = _http(error, status)
         case _:
@@ -105,6 +112,18 @@ def _bug(error: Exception, *, debug: bool) -> Problem:
         problem.detail = repr(error)
         problem.traceback = "".join(traceback.format_exception(error)).splitlines()
     return problem
+
+
+def _refusal(error: Unauthenticated | ScopesMissing) -> tuple[Problem, str]:
+    """With the challenge of RFC 6750 §3. A request without credentials is told of no error there."""
+    log.info("caller refused", reason=str(error))
+    if isinstance(error, ScopesMissing):
+        scopes = " ".join(error.scopes)
+        problem = problems.FORBIDDEN(f"This needs the scope {scopes}, which the credentials do not have.")
+        return problem, f'{CHALLENGE}, error="insufficient_scope", scope="{scopes}"'
+    if error.reason is None:
+        return problems.UNAUTHENTICATED("This needs credentials: `Authorization: Bearer …`."), CHALLENGE
+    return problems.UNAUTHENTICATED(error.reason), f'{CHALLENGE}, error="invalid_token"'
 
 
 def _http(error: HTTPException, status: int) -> tuple[Problem, Headers]:

@@ -15,7 +15,8 @@ from werkzeug.routing import IntegerConverter
 from werkzeug.routing.converters import BaseConverter
 from werkzeug.routing.rules import Rule
 
-from roles.api.errors import RETRY_AFTER
+from roles.api.access import Access, access_of
+from roles.api.errors import CHALLENGE, RETRY_AFTER
 from roles.api.replies import NoContent
 from schema.problems import MEDIA_TYPE, PROBLEM_TYPES, Problem, untyped
 
@@ -23,7 +24,15 @@ Json = dict[str, Any]
 
 ALWAYS = (500, 503)
 WITH_QUERY = (422,)
+WITH_CALLER = (401, 403)
 WITH_BODY = (400, 408, 413, 415, 422)
+
+SCHEMES: Json = {
+    "none": {"type": "http", "scheme": "bearer", "description": 'Not needed here: `auth.mode` is "none".'},
+    "api_key": {"type": "http", "scheme": "bearer", "description": "An API key, as `app.py keys create` prints it."},
+    "jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A token of the issuer."},
+}
+"""By `auth.mode`."""
 
 REFERENCE = "#/components/schemas/"
 
@@ -31,11 +40,17 @@ REFERENCE = "#/components/schemas/"
 class OpenAPI(OpenAPIProvider):
     """quart-schema's provider, with errors, examples, required parameters, and each model in one place."""
 
+    def schema(self) -> Json:
+        document: Json = super().schema()
+        document["components"]["securitySchemes"] = {"bearer": SCHEMES[self._app.settings.auth.mode]}
+        return document
+
     def build_paths(self, rule: Rule) -> tuple[Json, Json]:
         paths, components = super().build_paths(rule)
+        access = access_of(self._app.view_functions[rule.endpoint])
         for path, operations in paths.items():
             for operation in operations.values():
-                self._complete(operation, path)
+                self._complete(operation, path, access)
         components["Problem"] = Problem.model_json_schema(ref_template=REFERENCE + "{model}")
         components.update(components["Problem"].pop("$defs"))
         return paths, components
@@ -71,8 +86,9 @@ class OpenAPI(OpenAPIProvider):
         _share_schemas(response, components)
         return response, components
 
-    def _complete(self, operation: Json, path: str) -> None:
+    def _complete(self, operation: Json, path: str, access: Access | None) -> None:
         operation["description"] = operation.get("description", "").strip()
+        operation["security"] = []
         if "tags" in operation:
             operation["tags"].sort()
         responses = operation["responses"]
@@ -81,12 +97,22 @@ class OpenAPI(OpenAPIProvider):
             own.extend(WITH_BODY)
         elif any(parameter["in"] == "query" for parameter in operation["parameters"]):
             own.extend(WITH_QUERY)
+        if access is not None and access.scopes is not None:
+            self._protect(operation, sorted(access.scopes))
+            own.extend(WITH_CALLER)
         for status in (*own, *ALWAYS):
             responses[status] = _problem_response(status, path)
         if 201 in responses:  # noqa: PLR2004 - Created
             location = {"description": "The URL of what was created.", "schema": {"type": "string"}, "required": True}
             responses[201]["headers"] = {"Location": location}
         operation["responses"] = {str(status): responses[status] for status in sorted(responses)}
+
+    def _protect(self, operation: Json, scopes: list[str]) -> None:
+        open_to_all = self._app.settings.auth.mode == "none"
+        operation["security"] = [*([{}] if open_to_all else []), {"bearer": scopes}]
+        if scopes:
+            needs = f"Needs the scope `{' '.join(scopes)}`."
+            operation["description"] = f"{operation['description']}\n\n{needs}".strip()
 
 
 def _problem_response(status: int, path: str) -> Json:
@@ -104,6 +130,11 @@ def _problem_response(status: int, path: str) -> Json:
             }
         },
     }
+    if status in WITH_CALLER:
+        scheme = {"type": "string", "examples": [CHALLENGE]}
+        response["headers"] = {
+            "WWW-Authenticate": {"description": "What is missing.", "schema": scheme, "required": True}
+        }
     if status == 503:  # noqa: PLR2004 - Service Unavailable
         seconds = {"type": "integer", "examples": [RETRY_AFTER]}
         response["headers"] = {

@@ -1,17 +1,22 @@
-"""`Request`: Quart's, with JSON that is parsed strictly."""
+"""`Request`: Quart's, with its caller, and with JSON that is parsed strictly."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import quart
 from pydantic_core import from_json
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
+from roles.api.callers import ANYBODY, Caller
+
 
 class Request(quart.Request):
     """A request whose body has been read before it is dispatched (see `roles.api.connection`)."""
+
+    caller: Caller = ANYBODY
+    """Who sent it. `caller()` says it in a route."""
 
     @cached_property
     def blueprints(self) -> list[str]:  # Quart works it out three times a request
@@ -32,3 +37,8 @@ class Request(quart.Request):
             if silent:
                 return None
             raise BadRequest(f"The body is not JSON: {error}.") from None
+
+
+def caller() -> Caller:
+    """Who sent the request that is being handled."""
+    return cast("Request", quart.request).caller

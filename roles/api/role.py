@@ -7,6 +7,7 @@ import structlog
 from anyio.abc import TaskStatus
 
 from roles.api.app import create_app
+from roles.api.guard import ensure_guarded
 from roles.resources import Resources
 from roles.web.listener import address_of, listen
 from roles.web.server import serve
@@ -27,10 +28,12 @@ class ApiRole:
         """See `roles.role.Role`.
 
         Raises:
-            ConfigurationError: the address of `api.bind` cannot be had.
+            ConfigurationError: the address of `api.bind` cannot be had, or is not to be had without `[auth]`; or a
+                route does not say who may call it.
         """
         settings = self._resources.settings
-        app = create_app(settings)
+        ensure_guarded(settings)
+        app = create_app(settings, self._resources.clock)
         listener = listen(settings.api.bind, setting="api.bind")
         self._resources.board.addresses["api"] = address_of(listener)
         log.info("api listening", url=f"http://{self._resources.board.addresses['api']}")

@@ -16,7 +16,7 @@ from roles.ops.status import status
 from roles.resources import Resources
 from roles.role import RoleStatus
 from roles.tally import Tally
-from roles.web.listener import address_of, listen
+from roles.web.listener import address_of, is_loopback, listen
 from roles.web.server import serve
 from schema.status import Liveness, Readiness, Status
 
@@ -45,10 +45,13 @@ class OpsRole:
         Raises:
             ConfigurationError: the address of `ops.bind` cannot be had.
         """
-        listener = listen(self._resources.settings.ops.bind, setting="ops.bind")
+        settings = self._resources.settings.ops
+        listener = listen(settings.bind, setting="ops.bind")
         self._resources.board.addresses["ops"] = address_of(listener)
         log.info("ops listening", url=f"http://{self._resources.board.addresses['ops']}")
-        app = OpsApp({"/health/live": self._live, "/health/ready": self._ready, "/status": self._status})
+        pages = {"/health/live": self._live, "/health/ready": self._ready, "/status": self._status}
+        local = is_loopback(settings.bind, setting="ops.bind")
+        app = OpsApp(pages, token=settings.token.get_secret_value(), local=local)
         await serve(app, listener, stop=stop, tally=Tally(), started=task_status.started, log_requests=False)
 
     async def _live(self) -> tuple[HTTPStatus, Liveness]:

@@ -6,7 +6,9 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from schema.errors import ConfigurationError
 from schema.settings import Address
@@ -24,14 +26,8 @@ def listen(bind: Address, *, setting: str) -> socket.socket:
     Raises:
         ConfigurationError: it cannot be had; the message says why, and what to change.
     """
-    where = f'{setting} = "{bind}" (APP_{setting.upper().replace(".", "__")})'
-    try:
-        family, kind, protocol, _, target = socket.getaddrinfo(
-            bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise ConfigurationError(f"{where}: {bind.host} is no address of a host: {error.strerror}") from error
-    listener = socket.socket(family, kind, protocol)
+    family, target = _resolve(bind, setting)
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET:
@@ -41,14 +37,40 @@ def listen(bind: Address, *, setting: str) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ConfigurationError(f"{where}: {_explain(error, bind)}") from error
+        raise ConfigurationError(f"{_where(bind, setting)}: {_explain(error, bind)}") from error
     return listener
+
+
+def is_loopback(bind: Address, *, setting: str) -> bool:
+    """Whether only this machine can reach what listens on `bind`.
+
+    Raises:
+        ConfigurationError: it is no address.
+    """
+    _, target = _resolve(bind, setting)
+    return ip_address(str(target[0])).is_loopback
 
 
 def address_of(listener: socket.socket) -> Address:
     """Where it really listens."""
     host, port = listener.getsockname()[:2]
     return Address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
+def _resolve(bind: Address, setting: str) -> tuple[socket.AddressFamily, Any]:
+    try:
+        family, _, _, _, target = socket.getaddrinfo(
+            bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise ConfigurationError(
+            f"{_where(bind, setting)}: {bind.host} is no address of a host: {error.strerror}"
+        ) from error
+    return family, target
+
+
+def _where(bind: Address, setting: str) -> str:
+    return f'{setting} = "{bind}" (APP_{setting.upper().replace(".", "__")})'
 
 
 def _explain(error: OSError, bind: Address) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from db.pool import Pool, connection, create_pool, current_pool
 from roles.api.routes import ROUTES
+from roles.clock import Clock
 from schema.settings import Database, Settings
 from tests.api.support import Faults, RunningApi, StartApi, running_api
 from tests.services import PostgresServer
@@ -33,7 +34,7 @@ async def pool(shared_database_url: str) -> AsyncIterator[Pool]:
     async with create_pool(shared_database_url, settings) as pool:
         token = current_pool.set(pool)
         async with connection() as conn:
-            await conn.execute("TRUNCATE student RESTART IDENTITY")
+            await conn.execute("TRUNCATE student, api_key RESTART IDENTITY")
         yield pool
         current_pool.reset(token)
 
@@ -42,9 +43,11 @@ async def pool(shared_database_url: str) -> AsyncIterator[Pool]:
 def start_api(pool: Pool) -> StartApi:
     """Starts the role with other settings: `async with start_api(debug=True, api={…}) as api`."""
 
-    def start(*, api: dict[str, Any] | None = None, **settings: Any) -> AbstractAsyncContextManager[RunningApi]:
+    def start(
+        *, api: dict[str, Any] | None = None, clock: Clock | None = None, **settings: Any
+    ) -> AbstractAsyncContextManager[RunningApi]:
         values = {"api": {"bind": "127.0.0.1:0", **(api or {})}, **settings}
-        return running_api(pool, Settings.model_validate(values))
+        return running_api(pool, Settings.model_validate(values), clock)
 
     return start
 

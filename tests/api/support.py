@@ -13,14 +13,18 @@ from typing import Any
 import anyio
 import httpx
 import psycopg
+import structlog
 from anyio.abc import ByteReceiveStream, SocketStream
 from quart import Blueprint, Response, abort, request
 from quart_schema import document_response
 
 from clients.errors import UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
 from db.pool import Pool, connection
+from roles.api.access import public, requires
 from roles.api.replies import NoContent, reply
+from roles.api.request import caller
 from roles.api.role import ApiRole
+from roles.clock import Clock, SystemClock
 from roles.resources import Resources
 from roles.tally import Tally
 from schema.errors import DependencyUnavailable
@@ -75,8 +79,8 @@ async def read_all(stream: ByteReceiveStream) -> bytes:
 
 
 @asynccontextmanager
-async def running_api(pool: Pool, settings: Settings) -> AsyncIterator[RunningApi]:
-    resources = Resources(settings=settings, pool=pool, amqp_urls={})
+async def running_api(pool: Pool, settings: Settings, clock: Clock | None = None) -> AsyncIterator[RunningApi]:
+    resources = Resources(settings=settings, pool=pool, amqp_urls={}, clock=clock or SystemClock())
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         with anyio.fail_after(60):
@@ -97,11 +101,14 @@ class Faults:
     error: BaseException | None = None
     entered: anyio.Event = field(default_factory=anyio.Event)
     cancelled: anyio.Event = field(default_factory=anyio.Event)
+    bound: dict[str, Any] = field(default_factory=dict)
+    """What is bound to the logs of a request."""
 
     def blueprint(self) -> Blueprint:  # noqa: C901 - one route after the other
         blueprint = Blueprint("faults", __name__, url_prefix="/faults")
 
         @blueprint.get("/raise")
+        @public
         @document_response(NoContent, 204)
         async def raise_error() -> Response:
             """Raises what the test wants."""
@@ -109,12 +116,14 @@ class Faults:
             raise self.error
 
         @blueprint.get("/abort/<int:status>")
+        @public
         @document_response(NoContent, 204)
         async def abort_with(status: int) -> Response:
             """Aborts as Quart lets a route do."""
             abort(status)
 
         @blueprint.route("/slow", methods=["GET", "POST"])
+        @public
         @document_response(NoContent, 204)
         async def slow() -> Response:
             """Takes for ever."""
@@ -127,6 +136,7 @@ class Faults:
             return reply(status=204)
 
         @blueprint.get("/replaced")
+        @public
         @document_response(NoContent, 204)
         async def replaced() -> Response:
             """Replaces the error that it is cancelled with, as some libraries do."""
@@ -136,18 +146,21 @@ class Faults:
             raise asyncio.CancelledError("of a library")
 
         @blueprint.post("/silent")
+        @public
         @document_response(NoContent, 204)
         async def silent() -> Response:
             """Takes JSON, if it is any."""
             return Response(str(await request.get_json(silent=True)))
 
         @blueprint.get("/stray")
+        @public
         @document_response(NoContent, 204)
         async def stray() -> Response:
             """Ends in a cancellation that nobody asked for, as some libraries' calls do."""
             raise asyncio.CancelledError
 
         @blueprint.get("/group")
+        @public
         @document_response(NoContent, 204)
         async def group() -> Response:
             """Fails in a child task, which leaves a count of cancellations behind before Python 3.13."""
@@ -162,6 +175,7 @@ class Faults:
             return await group()
 
         @blueprint.get("/slow-statement")
+        @public
         @document_response(NoContent, 204)
         async def slow_statement() -> Response:
             """Runs into the statement timeout."""
@@ -169,7 +183,16 @@ class Faults:
                 await conn.execute("SELECT pg_sleep(10)")
             return reply(status=204)
 
+        @blueprint.get("/caller")
+        @requires()
+        @document_response(NoContent, 204)
+        async def say_caller() -> Response:
+            """Says who calls."""
+            self.bound = structlog.contextvars.get_contextvars()
+            return Response(caller().name)
+
         @blueprint.post("/echo")
+        @public
         @document_response(NoContent, 204)
         async def echo() -> Response:
             """Says how long the body was, whatever it is."""

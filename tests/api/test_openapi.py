@@ -19,7 +19,7 @@ from roles.api.app import PREFIX, Api, create_app
 from roles.api.docs import openapi_document
 from roles.api.routes import ROUTES
 from schema.settings import Settings
-from tests.api.support import RunningApi, StartApi
+from tests.api.support import Faults, RunningApi, StartApi
 
 OUTSIDE = {
     "/docs",
@@ -106,6 +106,32 @@ def test_every_operation_documents_its_errors(document: Json) -> None:
             expected |= {"404"}
         assert expected <= operation["responses"].keys(), place
         assert [status for status in operation["responses"] if status.startswith("2")], place
+
+
+@pytest.mark.parametrize("mode", ["none", "api_key", "jwt"])
+def test_every_operation_says_which_scopes_it_needs(mode: str) -> None:
+    jwt = {"issuer": "https://issuer.test", "audience": "rolecall"}
+    clients = {"jwks": {"url": "https://issuer.test/keys"}}
+    app = create_app(Settings.model_validate({"auth": {"mode": mode, "jwt": jwt}, "clients": clients}))
+    document: Json = json.loads(openapi_document(app))
+    OpenAPIV31SpecValidator(document).validate()
+    [(scheme, described)] = document["components"]["securitySchemes"].items()
+    assert (described["type"], described["scheme"]) == ("http", "bearer")
+    found = dict(operations(document))
+    for method, path, rule in rules(app):
+        place = f"{method.upper()} {path}"
+        scopes = sorted(app.access[rule.endpoint].scopes or ())
+        assert found[place]["security"] == [*([{}] if mode == "none" else []), {scheme: scopes}], place
+        assert all(f"`{scope}`" in found[place]["description"] for scope in scopes), place
+        assert {"401", "403"} <= found[place]["responses"].keys(), place
+
+
+def test_what_is_public_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roles.api.app.ROUTES", (Faults().blueprint(),))
+    document: Json = json.loads(openapi_document(create_app(Settings())))
+    echo = document["paths"][f"{PREFIX}/faults/echo"]["post"]
+    assert echo["security"] == []
+    assert not {"401", "403"} & echo["responses"].keys()
 
 
 def test_every_error_is_a_problem_with_an_example(document: Json) -> None:

@@ -295,6 +295,8 @@ async def test_what_is_no_http_is_refused_by_the_server_and_hurts_nobody(sent: b
 async def test_types_are_stable_and_lead_to_a_page_that_explains_them(api: RunningApi) -> None:
     assert {kind.name: kind.status for kind in PROBLEM_TYPES} == {
         "malformed-request": 400,
+        "unauthenticated": 401,
+        "forbidden": 403,
         "not-found": 404,
         "method-not-allowed": 405,
         "slow-request": 408,

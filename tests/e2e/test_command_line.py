@@ -82,6 +82,7 @@ def test_check_finds_everything_in_order(here: Path, services: dict[str, str]) -
     checked = run(here, "check", environ=services)
     assert checked.stdout.splitlines() == [
         "ok   routes: 6 declared",
+        'ok   callers: auth.mode = "none", so everybody may do everything',
         "ok   consumers: 1 declared",
         f"ok   jobs: {len(JOBS)} declared",
         "ok   database: reachable, its schema is at head",

@@ -55,7 +55,7 @@ class Process:
 @asynccontextmanager
 async def process(database_url: str, **ops: Any) -> AsyncIterator[Process]:
     """The ops role serving on a free port."""
-    bind = Address(f"127.0.0.1:{free_port()}")
+    bind = ops.pop("bind", Address(f"127.0.0.1:{free_port()}"))
     settings = Settings(ops=Ops(bind=bind, **ops))
     pool = create_pool(database_url, Database(pool_min_size=1, pool_max_size=2))
     clock = FakeClock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import socket
 import time
@@ -19,6 +20,7 @@ from roles.ops.role import OpsRole
 from roles.role import State
 from roles.tally import Tally
 from schema.errors import ConfigurationError
+from schema.settings import Address
 from schema.status import VERSION, StateName, Status
 from tests.ops.support import SINCE, Process, free_port, process, role
 
@@ -181,6 +183,42 @@ async def test_what_does_not_exist_is_a_problem(healthy: Process, method: str, p
     assert answer.status_code == answer.json()["status"] == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert path in answer.json()["detail"]
+
+
+async def test_with_a_token_all_but_health_needs_it(database_url: str) -> None:
+    async with process(database_url, token="of-the-operator") as it:
+        for sent in ("", "Bearer of-the-operato", "Bearer of-the-operator2", "Bearer x", "Basic of-the-operator"):
+            refused = await it.client.get("/status", headers=[(b"Authorization", sent.encode())] if sent else {})
+            assert refused.status_code == refused.json()["status"] == 401
+            assert refused.headers["www-authenticate"] == 'Bearer realm="rolecall ops"'
+            assert "of-the-operator" not in refused.text
+        for path in ("/health/live", "/health/ready"):
+            assert (await it.client.get(path)).status_code == 200
+        for sent in ("Bearer of-the-operator", "bearer of-the-operator"):
+            assert (await it.client.get("/status", headers={"Authorization": sent})).status_code == 200
+
+
+async def test_without_a_token_what_others_can_reach_answers_health_alone(database_url: str) -> None:
+    async with process(database_url, bind=Address(f"0.0.0.0:{free_port()}")) as it:
+        it.client.base_url = it.client.base_url.copy_with(host="127.0.0.1")
+        for sent in ({}, {"Authorization": "Bearer x"}):
+            refused = await it.client.get("/status", headers=[(k.encode(), v.encode()) for k, v in sent.items()])
+            assert refused.status_code == 401
+            assert "set ops.token (APP_OPS__TOKEN)" in refused.json()["detail"]
+        assert (await it.client.get("/health/ready")).status_code == 200
+
+
+async def test_the_token_is_compared_in_constant_time(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bytes] = []
+
+    def noting(sent: bytes, token: bytes) -> bool:
+        compared.append(sent)
+        return hmac.compare_digest(sent, token)
+
+    monkeypatch.setattr("roles.ops.app.compare_digest", noting)
+    async with process(database_url, token="of-the-operator") as it:
+        await it.client.get("/status", headers={"Authorization": "Bearer wrong"})
+    assert compared == [b"wrong"]
 
 
 async def test_a_taken_port_is_an_error_that_names_the_setting(healthy: Process) -> None:

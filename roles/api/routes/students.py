@@ -7,6 +7,7 @@ from quart_schema import document_response, tag_blueprint, validate_querystring,
 
 from db import students
 from db.pool import connection, unit_of_work
+from roles.api.access import requires
 from roles.api.replies import NoContent, not_found, reply
 from schema.problems import Problem
 from schema.students import NewStudent, Student, StudentChange, StudentPage, StudentPageQuery
@@ -16,6 +17,7 @@ tag_blueprint(blueprint, ["students"])
 
 
 @blueprint.get("")
+@requires("students:read")
 @validate_querystring(StudentPageQuery)
 @document_response(StudentPage)
 async def list_students(query_args: StudentPageQuery) -> Response:
@@ -30,6 +32,7 @@ async def list_students(query_args: StudentPageQuery) -> Response:
 
 
 @blueprint.post("")
+@requires("students:write")
 @validate_request(NewStudent)
 @document_response(Student, 201)
 async def create_student(data: NewStudent) -> Response:
@@ -43,6 +46,7 @@ async def create_student(data: NewStudent) -> Response:
 
 
 @blueprint.get("/<int:student_id>")
+@requires("students:read")
 @document_response(Student)
 @document_response(Problem, 404)
 async def get_student(student_id: int) -> Response:
@@ -56,6 +60,7 @@ async def get_student(student_id: int) -> Response:
 
 
 @blueprint.patch("/<int:student_id>")
+@requires("students:write")
 @validate_request(StudentChange)
 @document_response(Student)
 @document_response(Problem, 404)
@@ -70,6 +75,7 @@ async def change_student(student_id: int, data: StudentChange) -> Response:
 
 
 @blueprint.delete("/<int:student_id>")
+@requires("students:write")
 @document_response(NoContent, 204)
 @document_response(Problem, 404)
 async def delete_student(student_id: int) -> Response:

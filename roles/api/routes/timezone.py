@@ -6,6 +6,7 @@ from quart import Blueprint, Response
 from quart_schema import document_response, tag_blueprint, validate_querystring
 
 from clients import clients
+from roles.api.access import requires
 from roles.api.replies import not_found, reply
 from schema.problems import Problem
 from schema.timezone import Timezone, TimezoneQuery
@@ -15,6 +16,7 @@ tag_blueprint(blueprint, ["timezone"])
 
 
 @blueprint.get("")
+@requires("timezone:read")
 @validate_querystring(TimezoneQuery)
 @document_response(Timezone)
 @document_response(Problem, 404)
