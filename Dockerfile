@@ -21,7 +21,8 @@ RUN useradd --system --uid 10001 --home-dir /app --shell /usr/sbin/nologin rolec
 COPY --from=build --chown=root:root /app /app
 WORKDIR /app
 USER rolecall
-# Inside a container loopback is nobody's; what is published is the container's business.
+# Inside a container loopback is nobody's; what is published is the container's business. Who may call the API is not
+# said here: it starts with APP_AUTH__MODE=api_key or jwt, or with APP_AUTH__ALLOW_ANONYMOUS=true.
 ENV APP_API__BIND=0.0.0.0:8090 APP_OPS__BIND=0.0.0.0:8091 PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1
 EXPOSE 8090 8091
 STOPSIGNAL SIGTERM

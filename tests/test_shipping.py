@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from roles.api.guard import ensure_guarded
+from schema.errors import ConfigurationError
 from schema.settings import ROLES, Settings
 from schema.settings_sources import load_settings
 
@@ -56,6 +58,9 @@ def test_the_images_settings_are_real_ones() -> None:
     settings = load_settings(environ=environ, directory=ROOT / "docs").settings
     assert settings.api.bind == "0.0.0.0:8090"
     assert settings.ops.bind == "0.0.0.0:8091"
+    assert not settings.auth.allow_anonymous, "an image must not serve the world by default"
+    with pytest.raises(ConfigurationError):
+        ensure_guarded(settings)
 
 
 @pytest.mark.parametrize("name", APPS)
@@ -64,6 +69,8 @@ def test_compose_configures_each_app_with_real_settings(name: str) -> None:
     environ = {key: re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value) for key, value in service["environment"].items()}
     environ["APP_ROLES"] = service["command"][1]
     settings = load_settings(environ=environ, directory=ROOT / "docs").settings
+    ensure_guarded(settings)
+    assert settings.ops.token.get_secret_value()
     host = re.search(r"@([^/]+)/", settings.database.url.get_secret_value())
     assert host is not None
     assert host[1] in COMPOSE["services"]
