@@ -126,6 +126,17 @@ def _amqp_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _management_url(value: SecretStr) -> SecretStr:
+    if value.get_secret_value():
+        try:
+            _http_url(value.get_secret_value())
+        except ValueError:
+            raise ValueError(
+                "not the URL of RabbitMQ's management API (try 'http://user:password@host:15672')"
+            ) from None
+    return value
+
+
 Bind = Annotated[Address, PlainValidator(_address), PlainSerializer(str, return_type=str)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
@@ -163,6 +174,7 @@ class Database(Section):
 
 class Amqp(Section):
     url: Annotated[SecretStr, AfterValidator(_amqp_url)] = SecretStr(EMBEDDED)
+    management_url: Annotated[SecretStr, AfterValidator(_management_url)] = SecretStr("")
     heartbeat: PositiveDuration = timedelta(seconds=10)
     timeout: PositiveDuration = timedelta(seconds=10)
 

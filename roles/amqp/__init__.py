@@ -16,9 +16,9 @@ Exception
 
 from __future__ import annotations
 
-from roles.amqp.broker import Broker
-from roles.amqp.channel import Channel, Delivery
-from roles.amqp.errors import BrokerUnavailable, MessageRefused, TopologyMismatch, Unroutable
+from roles.amqp.broker import Broker, virtual_host
+from roles.amqp.channel import Channel, Delivery, QueueCount
+from roles.amqp.errors import BrokerUnavailable, MessageRefused, Mismatch, TopologyMismatch, Unroutable, remedy
 from roles.amqp.properties import Properties
 
 __all__ = [
@@ -27,7 +27,11 @@ __all__ = [
     "Channel",
     "Delivery",
     "MessageRefused",
+    "Mismatch",
     "Properties",
+    "QueueCount",
     "TopologyMismatch",
     "Unroutable",
+    "remedy",
+    "virtual_host",
 ]

@@ -26,6 +26,7 @@ class Broker:
     def __init__(self, name: str, url: str, settings: Amqp) -> None:
         self.name = name
         self.user = URL(url).user or "guest"
+        self.vhost = virtual_host(url)
         self._connections: Mapping[Purpose, _Reconnecting] = {
             purpose: _Reconnecting(name, url, purpose, settings) for purpose in ("consume", "publish")
         }
@@ -47,6 +48,11 @@ class Broker:
         """Closes both connections without a word, and without waiting."""
         for connection in self._connections.values():
             connection.cut()
+
+
+def virtual_host(url: str) -> str:
+    """The virtual host that an AMQP URL names; without one it is `/`."""
+    return URL(url).path.removeprefix("/") or "/"
 
 
 class _Reconnecting:

@@ -11,6 +11,7 @@ from uuid import uuid4
 import aiormq
 import anyio
 import structlog
+from aiormq import exceptions
 from aiormq.abc import DeliveredMessage
 
 from roles.amqp.connection import Connection
@@ -45,6 +46,15 @@ class Delivery:
     redelivered: bool
     tag: int
     channel: Channel = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCount:
+    """What is in a queue, as the broker counts it."""
+
+    messages: int
+    """That are ready; those in somebody's hands are not among them."""
+    consumers: int
 
 
 class Channel:
@@ -101,6 +111,52 @@ class Channel:
     async def bind(self, queue: str, *, exchange: str, routing_key: str) -> None:
         """Binds a queue to an exchange. Raises as `declare_queue`."""
         await self._declare("queue.bind", self._open.queue_bind(queue, exchange, routing_key))
+
+    async def unbind(self, queue: str, *, exchange: str, routing_key: str) -> None:
+        """Takes a binding away; one that is not there is no error.
+
+        Raises:
+            BrokerUnavailable: see there.
+        """
+        await self._call("queue.unbind", self._open.queue_unbind(queue, exchange, routing_key))
+
+    async def delete_queue(self, name: str) -> int:
+        """Deletes a queue with all that is in it, and returns how many messages were. One that is gone has none.
+
+        There is no "only if it is empty": RabbitMQ closes the connection of whoever asks that of a quorum queue.
+
+        Raises:
+            BrokerUnavailable: see there.
+        """
+        answer = await self._call("queue.delete", self._open.queue_delete(name))
+        return (answer and answer.message_count) or 0
+
+    async def count(self, queue: str) -> QueueCount | None:
+        """What a queue has at the moment; None if there is no such queue, and then this channel is lost.
+
+        Raises:
+            BrokerUnavailable: see there.
+        """
+        try:
+            answer = await self._connection.call("a look at a queue", self._open.queue_declare(queue, passive=True))
+        except exceptions.ChannelNotFoundEntity as error:
+            self._lose(said(error))
+            return None
+        except Exception as error:
+            raise unavailable(self._connection.broker, error) from error
+        assert answer is not None
+        return QueueCount(answer.message_count or 0, answer.consumer_count or 0)
+
+    async def exchange_exists(self, name: str) -> bool:
+        """Whether there is such an exchange; if not, this channel is lost. Raises as `count`."""
+        try:
+            await self._connection.call("a look at an exchange", self._open.exchange_declare(name, passive=True))
+        except exceptions.ChannelNotFoundEntity as error:
+            self._lose(said(error))
+            return False
+        except Exception as error:
+            raise unavailable(self._connection.broker, error) from error
+        return True
 
     async def consume(self, queue: str, *, prefetch: int, deliver: Callable[[Delivery], None]) -> None:
         """Subscribes; `deliver` is called with each message and must return at once.
@@ -195,6 +251,8 @@ class Channel:
         try:
             await self._connection.call(what, action)
         except Exception as error:
+            if isinstance(error, exceptions.ChannelClosed):  # known here before its callback has run
+                self._lose(said(error))
             raise refused_declaration(self._connection.broker, error) from error
 
     async def _call(self, what: str, action: Awaitable[T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from aiormq import exceptions
 
@@ -34,8 +35,25 @@ _AS_THEY_ARE = (BrokerUnavailable, TypeError, ValueError, LookupError)
 """The last three are what aiormq raises when it is called wrongly, and never because a connection broke."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The first argument that differs; values as the broker writes them, `none` where there is none."""
+
+    kind: str
+    """`queue` or `exchange`."""
+    name: str
+    argument: str
+    found: str
+    declared: str
+
+
 class TopologyMismatch(ConfigurationError):
     """A queue or an exchange exists with other arguments than ours. Nobody but a person can decide what to do."""
+
+    def __init__(self, message: str, mismatch: Mismatch | None = None) -> None:
+        super().__init__(message)
+        self.mismatch = mismatch
+        """None if the broker does not know an argument at all."""
 
 
 class Unroutable(Exception):
@@ -59,10 +77,20 @@ def refused_declaration(broker: str, error: Exception) -> Exception:
     match = _INEQUIVALENT.search(text)
     if match is None:
         return TopologyMismatch(f"broker {broker}: {text}")
+    found = Mismatch(match["kind"], match["name"], match["argument"], _value(match["theirs"]), _value(match["ours"]))
     return TopologyMismatch(
-        f"broker {broker}: {match['kind']} {match['name']!r} has {match['argument']} = {_value(match['theirs'])} "
-        f"and is declared with {_value(match['ours'])}: declare what is there, or empty it and delete it"
+        f"broker {broker}: {found.kind} {found.name!r} has {found.argument} = {found.found} and is declared with "
+        f"{found.declared}: {remedy(found)}",
+        found,
     )
+
+
+def remedy(mismatch: Mismatch) -> str:
+    """What to do about it, for the end of a sentence."""
+    if mismatch.kind == "queue":
+        command = f"python app.py topology apply --recreate {mismatch.name}"
+        return f"`{command}` makes it anew and keeps its messages; or declare what is there"
+    return "`python app.py topology diff` says what is bound to it; delete it when its producers have stopped"
 
 
 def refused_publication(broker: str, error: Exception, *, exchange: str, routing_key: str) -> Exception:
@@ -85,4 +113,5 @@ def said(error: BaseException) -> str:
 
 
 def _value(text: str) -> str:
-    return re.sub(r"^the value '(.*)' of type '.*'$", r"\1", text).removeprefix("'").removesuffix("'")
+    plain = re.sub(r"^the value '(.*)' of type '.*'$", r"\1", text).removeprefix("'").removesuffix("'")
+    return plain or "''"

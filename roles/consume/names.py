@@ -15,3 +15,8 @@ def parked_queue(queue: str) -> str:
 def wait_queue(queue: str, delay: timedelta) -> str:
     """Where a message waits for so long: `q.retry.5s`."""
     return f"{queue}.retry.{format_duration(delay)}"
+
+
+def moving_queue(queue: str) -> str:
+    """Where messages are kept while their queue is made anew: `q.moving`."""
+    return f"{queue}.moving"

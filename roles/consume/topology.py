@@ -15,7 +15,7 @@ with other arguments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 from roles.amqp import Channel
 from roles.consume.declarations import Consumer
 from roles.consume.names import parked_queue, wait_queue
+from schema.settings import Settings
 
 UNLIMITED = 2**31 - 1
 """Deliveries. RabbitMQ 4 drops a message after 20 by default, 3.10 takes no negative number for 'no limit'."""
@@ -34,6 +35,39 @@ class Queue:
 
     name: str
     arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Binding:
+    """From an exchange to a queue."""
+
+    exchange: str
+    routing_key: str
+    queue: str
+
+    def __str__(self) -> str:
+        return f"{self.exchange} ─{self.routing_key}→ {self.queue}"
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """All that is declared on one broker, each queue after those that it sends messages on to."""
+
+    queues: Mapping[str, Queue]
+    exchanges: Mapping[str, str]
+    """Types by name."""
+    bindings: frozenset[Binding]
+
+
+def topology(consumers: Sequence[Consumer[Any]], settings: Settings, *, broker: str) -> Topology:
+    """What the consumers of one broker declare there."""
+    here = [each for each in consumers if each.broker == broker]
+    limit = settings.consume.delivery_limit
+    return Topology(
+        queues={queue.name: queue for each in here for queue in queues(each, delivery_limit=limit)},
+        exchanges={each.exchange: each.exchange_type for each in here if each.exchange},
+        bindings=frozenset(Binding(each.exchange, each.binding_key, each.queue) for each in here if each.exchange),
+    )
 
 
 def queues(consumer: Consumer[Any], *, delivery_limit: int) -> tuple[Queue, ...]:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from roles.consume.declarations import Consumer, name_of
-from roles.consume.names import parked_queue, wait_queue
+from roles.consume.names import moving_queue, parked_queue, wait_queue
 from schema.duration import format_duration, parse_duration
 from schema.errors import ConfigurationError
 from schema.settings import LONGEST_HANDLER_TIMEOUT, Settings
@@ -102,7 +102,8 @@ def _conflicts(consumers: Sequence[Consumer[Any]]) -> Iterator[str]:
             yield f"consumer {queue}: declared {count} times; one queue has one consumer"
     for each in consumers:
         for other in consumers:
-            if other.queue == parked_queue(each.queue) or other.queue.startswith(f"{each.queue}.retry."):
+            taken = {parked_queue(each.queue), moving_queue(each.queue)}
+            if other.queue in taken or other.queue.startswith(f"{each.queue}.retry."):
                 yield f"consumer {other.queue}: the name is one that consumer {each.queue} has for a queue of its own"
     types: dict[tuple[str, str], str] = {}
     for each in consumers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
@@ -87,4 +88,36 @@ async def running_database(settings: Settings) -> AsyncIterator[str]:
     async with anyio.create_task_group() as group:
         await group.start(partial(postgres.run, stop=stop))
         yield postgres.url
+        stop.set()
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerPlace:
+    """Where a broker is."""
+
+    url: str
+    management_url: str
+    """Empty if it is not known; without a user, that of `url`."""
+
+
+@asynccontextmanager
+async def running_brokers(settings: Settings) -> AsyncIterator[dict[str, BrokerPlace]]:
+    """Where each broker is, by name; an embedded one that no process runs is run for as long as the block lasts."""
+    configured = {
+        name: BrokerPlace(each.url.get_secret_value(), each.management_url.get_secret_value())
+        for name, each in settings.amqp.items()
+    }
+    if all(place.url != EMBEDDED for place in configured.values()):
+        yield configured
+        return
+    node = RabbitMQ(settings.embedded.directory)
+    ours = BrokerPlace(node.url, node.management_url)
+    places = {name: ours if place.url == EMBEDDED else place for name, place in configured.items()}
+    if is_claimed_elsewhere(settings.embedded.directory.resolve() / "rabbitmq"):
+        yield places
+        return
+    stop = anyio.Event()
+    async with anyio.create_task_group() as group:
+        await group.start(partial(node.run, stop=stop))
+        yield places
         stop.set()

@@ -7,7 +7,16 @@ import anyio
 import pytest
 from aiormq import spec
 
-from roles.amqp import BrokerUnavailable, Channel, Delivery, MessageRefused, Properties, TopologyMismatch, Unroutable
+from roles.amqp import (
+    BrokerUnavailable,
+    Channel,
+    Delivery,
+    MessageRefused,
+    Properties,
+    QueueCount,
+    TopologyMismatch,
+    Unroutable,
+)
 from roles.amqp.connection import Connection
 from tests.amqp.support import connected, eventually
 from tests.services import RabbitServer
@@ -147,7 +156,7 @@ async def test_a_queue_with_other_arguments(connection: Connection) -> None:
 
     with pytest.raises(
         TopologyMismatch,
-        match=r"queue 'q\.retry' has x-message-ttl = 5000 and is declared with 6000: declare what is there",
+        match=r"queue 'q\.retry' has x-message-ttl = 5000 and is declared with 6000: .* apply --recreate q\.retry`",
     ):
         await (await Channel.open(connection)).declare_queue("q.retry", QUORUM | {"x-message-ttl": 6000})
 
@@ -155,8 +164,43 @@ async def test_a_queue_with_other_arguments(connection: Connection) -> None:
 async def test_an_exchange_of_another_type(connection: Connection) -> None:
     await (await Channel.open(connection)).declare_exchange("e", "direct")
 
-    with pytest.raises(TopologyMismatch, match="exchange 'e' has type = direct and is declared with topic"):
+    with pytest.raises(
+        TopologyMismatch, match=r"exchange .e. has type = direct and is declared with topic: .* diff`"
+    ):
         await (await Channel.open(connection)).declare_exchange("e", "topic")
+
+
+async def test_a_look_at_what_is_there_and_what_is_not(connection: Connection) -> None:
+    channel = await Channel.open(connection)
+    await channel.declare_queue("q", QUORUM)
+    await channel.declare_exchange("e", "topic")
+    await channel.publish(b"", message(), exchange="", routing_key="q")
+
+    assert await channel.count("q") == QueueCount(messages=1, consumers=0)
+    assert await channel.exchange_exists("e")
+    assert await channel.count("other") is None
+    assert channel.lost.is_set()
+    assert not await (await Channel.open(connection)).exchange_exists("other")
+
+
+async def test_a_queue_that_is_deleted(connection: Connection, channel: Channel) -> None:
+    await channel.declare_queue("q", QUORUM)
+    await channel.publish(b"", message(), exchange="", routing_key="q")
+
+    assert await channel.delete_queue("q") == 1
+    assert await channel.delete_queue("q") == 0
+    assert await channel.count("q") is None
+
+
+async def test_a_binding_that_is_taken_away(connection: Connection, channel: Channel) -> None:
+    await channel.declare_queue("q", QUORUM)
+    await channel.declare_exchange("e", "topic")
+    await channel.bind("q", exchange="e", routing_key="k")
+    await channel.unbind("q", exchange="e", routing_key="k")
+    await channel.unbind("q", exchange="e", routing_key="k")
+
+    with pytest.raises(Unroutable):
+        await channel.publish(b"", message(), exchange="e", routing_key="k")
 
 
 async def test_an_argument_that_the_broker_does_not_know(channel: Channel) -> None:

@@ -66,7 +66,9 @@ async def test_a_queue_that_is_something_else_ends_the_role_with_what_to_do(
 
     (error,) = caught.value.exceptions
     assert isinstance(error, ConfigurationError)
-    assert "queue 'q' has x-" in str(error) or "queue 'q' has " in str(error)
+    assert "queue 'q' has x-" in str(error)
+    assert " and is declared with " in str(error)
+    assert "`python app.py topology apply --recreate q`" in str(error)
 
 
 async def test_another_ladder_needs_no_other_queue(producer: Producer, amqp_url: str, database_url: str) -> None:

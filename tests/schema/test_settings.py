@@ -216,3 +216,13 @@ def test_config_toml_says_every_default_and_nothing_else() -> None:
     document = tomllib.loads((ROOT / "config.toml").read_text())
     assert leaves(document).keys() == leaves(Settings().model_dump(mode="json")).keys()
     assert Settings.model_validate(document) == Settings()
+
+
+def test_a_management_url_is_checked_and_its_password_masked(here: Path) -> None:
+    name = "APP_AMQP__EXAMPLE__MANAGEMENT_URL"
+    loaded = load_settings(environ={name: "http://admin:secret@host:15672"})
+    shown = {row[0]: row[1] for row in loaded.rows()}
+    assert shown["amqp.example.management_url"] == '"http://admin:***@host:15672"'
+    with pytest.raises(ConfigurationError, match="management API") as caught:
+        load_settings(environ={name: "amqp://admin:secret@host"})
+    assert "secret" not in str(caught.value)
