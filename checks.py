@@ -19,6 +19,7 @@ from roles.embedded.postgres import find_programs
 from roles.logs import configure
 from roles.schedule.declarations import validate as validate_jobs
 from roles.schedule.jobs import JOBS
+from roles.schedule.jobs.pruning import BUILT_IN
 from schema.errors import ConfigurationError, DependencyUnavailable
 from schema.settings import EMBEDDED, Amqp, Settings
 
@@ -69,7 +70,7 @@ async def _consumers(settings: Settings) -> str:
 
 
 async def _jobs() -> str:
-    validate_jobs(JOBS)
+    validate_jobs(JOBS, built_in=BUILT_IN)
     return f"{len(JOBS)} declared"
 
 

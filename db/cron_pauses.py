@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from pydantic import BaseModel
 from sqlalchemy import Column, DateTime, Table, Text, bindparam, delete, func, select
@@ -28,6 +28,12 @@ class CronPause(BaseModel):
     paused_at: datetime
     paused_by: str
     reason: str | None
+
+    @property
+    def in_words(self) -> str:
+        """By whom, since when, and why."""
+        why = f": {self.reason}" if self.reason else ""
+        return f"by {self.paused_by} since {self.paused_at.astimezone(UTC).isoformat(timespec='seconds')}{why}"
 
 
 ALL = Query(select(cron_pause).order_by(cron_pause.c.job))

@@ -59,6 +59,12 @@ class JobStatus:
     last_status: str | None = None
     last_error: str | None = None
     last_seconds: float | None = None
+    paused: str | None = None
+    """By whom it is paused and since when; None if it is not."""
+    running_on: str | None = None
+    """Where a long run of it goes on, as `host:pid`; None if none does."""
+    progress: str | None = None
+    """What that run last said of itself."""
 
 
 @dataclass(slots=True)

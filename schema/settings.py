@@ -85,6 +85,18 @@ def _positive(value: timedelta) -> timedelta:
     return value
 
 
+def _at_least_a_second(value: timedelta) -> timedelta:
+    if value < timedelta(seconds=1):
+        raise ValueError("must be 1s or longer: it is renewed three times in so long")
+    return value
+
+
+def _at_least_an_hour(value: timedelta) -> timedelta:
+    if value < timedelta(hours=1):
+        raise ValueError("must be 1h or longer: what a job has missed is told from its rows")
+    return value
+
+
 def _http_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
@@ -226,8 +238,12 @@ class Consume(Section):
 
 class Schedule(Section):
     timeout: PositiveDuration = timedelta(seconds=60)
+    long_timeout: PositiveDuration = timedelta(hours=1)
     grace: PositiveDuration = timedelta(minutes=1)
+    backlog: int = Field(100, ge=1, le=1000)
     concurrency: int = Field(10, ge=1)
+    lease: Annotated[PositiveDuration, AfterValidator(_at_least_a_second)] = timedelta(seconds=30)
+    retention: Annotated[PositiveDuration, AfterValidator(_at_least_an_hour)] = timedelta(days=30)
 
 
 class Supervisor(Section):

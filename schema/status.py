@@ -67,6 +67,9 @@ class JobReport(BaseModel):
     last_status: str | None
     last_error: str | None
     last_seconds: float | None
+    paused: str | None = None
+    running_on: str | None = None
+    progress: str | None = None
 
 
 class PoolReport(BaseModel):

@@ -35,6 +35,22 @@ class Step(StrEnum):
     """A message is in the outbox, and not committed."""
     OUTBOX_COMMITTED = "outbox.committed"
     """It is there to stay; the relay does not know yet."""
+    SCHEDULE_CLAIMED = "schedule.claimed"
+    """The row of a tick is inserted, and not committed."""
+    SCHEDULE_HANDLED = "schedule.handled"
+    """The job has returned; nothing is committed."""
+    SCHEDULE_MARKED = "schedule.marked"
+    """The outcome is in the row; nothing is committed."""
+    SCHEDULE_COMMITTED = "schedule.committed"
+    """Effects, claim and outcome are there to stay."""
+    SCHEDULE_LONG_CLAIMED = "schedule.long.claimed"
+    """The row of a long run is committed, with a lease; the job has not been called."""
+    SCHEDULE_LONG_COMMITTED = "schedule.long.committed"
+    """A unit of work of a long run is there to stay."""
+    SCHEDULE_LONG_HANDLED = "schedule.long.handled"
+    """The job of a long run has returned; the book does not know."""
+    SCHEDULE_LONG_MARKED = "schedule.long.marked"
+    """The outcome of a long run is there to stay."""
 
 
 _observer: Callable[[Step], None] | None = None

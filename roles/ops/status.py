@@ -87,6 +87,9 @@ def _job(job: JobStatus) -> JobReport:
         last_status=job.last_status,
         last_error=job.last_error,
         last_seconds=job.last_seconds,
+        paused=job.paused,
+        running_on=job.running_on,
+        progress=job.progress,
     )
 
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from roles.schedule.declarations import Job, cron, every
+from roles.schedule.run import Run
 
-__all__ = ["Job", "cron", "every"]
+__all__ = ["Job", "Run", "cron", "every"]

@@ -14,6 +14,7 @@ A tick's time comes from the schedule alone, so that replicas whose clocks diffe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -48,15 +49,19 @@ class Schedule(ABC):
             yield due
             due = self.next_due(due)
 
-    def latest(self, since: datetime, now: datetime) -> datetime | None:
-        """The last of `missed(since, now)`, found without a walk through all of them; None if there is none."""
+    def recent(self, since: datetime, now: datetime, limit: int) -> list[datetime]:
+        """The last `limit` of `missed(since, now)`, in order, found without a walk through all of them."""
         width = SECOND
         while True:
             start = max(since, now - width)
-            window = list(self.missed(start, now))
-            if window or start == since:
-                return window[-1] if window else None
+            window = deque(self.missed(start, now), maxlen=limit)
+            if len(window) == limit or start == since:
+                return list(window)
             width *= 2
+
+    def latest(self, since: datetime, now: datetime) -> datetime | None:
+        """The last of `missed(since, now)`; None if there is none."""
+        return next(iter(self.recent(since, now, 1)), None)
 
 
 @dataclass(frozen=True, slots=True)

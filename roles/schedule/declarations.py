@@ -1,7 +1,7 @@
 """Declaring jobs: the decorators, the frozen `Job` that they return, and the check of all of them at boot.
 
 ```
-@cron("30 2 * * *", timezone="Europe/Berlin", timeout="5m")
+@cron("30 2 * * *", timezone="Europe/Berlin", missed="all", retries=3, timeout="5m")
 async def nightly(work: Work) -> None: ...
 ```
 """
@@ -13,97 +13,160 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 from db.pool import Work
 from roles.schedule.cron import CronSchedule, IntervalSchedule, Schedule
-from schema.duration import parse_duration
+from roles.schedule.run import Run
+from schema.duration import format_duration, parse_duration
 from schema.errors import ConfigurationError
+from schema.settings import Schedule as Defaults
 
-Handler = Callable[[Work], Awaitable[None]]
-Missed = Literal["latest"]
-Overlap = Literal["skip"]
+Handler = Callable[[Work], Awaitable[None]] | Callable[[Run], Awaitable[None]]
+Missed = Literal["skip", "latest", "all"]
+Overlap = Literal["skip", "queue"]
 
-MISSED: Final = ("latest",)
-"""What becomes of ticks that came due while nothing could run them: the latest is run, those before it are not."""
-OVERLAP: Final = ("skip",)
-"""What becomes of a tick that comes due while an earlier run still goes on, here or elsewhere: it is skipped."""
+MISSED: Final = ("skip", "latest", "all")
+OVERLAP: Final = ("skip", "queue")
+ZERO: Final = timedelta(0)
+LONGEST_BACKOFF: Final = timedelta(minutes=1)
+SHORTEST: Final = timedelta.resolution
+LEAST: Final = {
+    "timeout": SHORTEST,
+    "grace": SHORTEST,
+    "backoff": ZERO,
+    "jitter": ZERO,
+    "retention": timedelta(hours=1),
+}
+"""How short the durations may be. What a job has missed is told from its rows, so these stay a while."""
+
+
+class Options(TypedDict, total=False):
+    """What `cron` and `every` take. Durations are texts such as `"60s"`."""
+
+    name: str
+    """Of the job; by default the function's."""
+    timeout: str | timedelta
+    """How long the function may take; by default `schedule.timeout`, or `schedule.long_timeout` for a long job. What
+    takes longer is rolled back, and has failed. One statement has `database.statement_timeout` as well."""
+    missed: Missed
+    """What becomes of ticks that nothing could start within the grace: none is run (`skip`), the latest is (`latest`,
+    the default), or up to `backlog` of them are, in order (`all`). What is not run is in the book as missed."""
+    grace: str | timedelta
+    """How late a tick may start and be on time all the same; by default `schedule.grace`."""
+    backlog: int
+    """How many ticks `missed="all"` makes up for, and how many may wait in a queue; by default `schedule.backlog`."""
+    overlap: Overlap
+    """What becomes of a tick that comes due while an earlier run of the job still goes on, anywhere: it is not run,
+    and in the book as skipped (`skip`, the default), or it waits for that run to end (`queue`)."""
+    retries: int
+    """How often the function is called again when it has failed, within the tick; by default 0."""
+    backoff: str | timedelta
+    """The pause before the first retry; it doubles, up to a minute. By default `1s`."""
+    jitter: str | timedelta
+    """Spreads the starts of a job's ticks over so long, never beyond the next tick. By how much a tick is late is a
+    matter of its name and time, so that replicas agree; `scheduled_at` stays what the schedule says."""
+    transaction: bool
+    """False makes it a long job: the function takes a `Run` and opens units of work of its own."""
+    rerun: bool
+    """Whether a long run whose process died is run again elsewhere; if not (the default), it has failed."""
+    retention: str | timedelta
+    """How long its rows are kept in the book; by default `schedule.retention`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a job runs under, with the defaults filled in."""
+
+    timeout: timedelta
+    grace: timedelta
+    backlog: int
+    backoff: timedelta
+    jitter: timedelta
+    retention: timedelta
+
+    def pause(self, attempt: int) -> timedelta:
+        """How long to wait after the failure of this attempt (1 is the first)."""
+        return min(self.backoff * (1 << min(max(attempt - 1, 0), 20)), LONGEST_BACKOFF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A function and when to run it. As declared: `validate` says what is wrong with it."""
+    """A function and when to run it. As declared (see `Options`): `validate` says what is wrong with it."""
 
     name: str
     """Its key in the book (`cron_run`): a job that is renamed is a new job."""
     handler: Handler
     schedule: Schedule
-    timeout: str | timedelta | None
-    missed: str
-    overlap: str
+    timeout: str | timedelta | None = None
+    missed: str = "latest"
+    grace: str | timedelta | None = None
+    backlog: int | None = None
+    overlap: str = "skip"
+    retries: int = 0
+    backoff: str | timedelta = "1s"
+    jitter: str | timedelta = ZERO
+    transaction: bool = True
+    rerun: bool = False
+    retention: str | timedelta | None = None
 
-    async def __call__(self, work: Work) -> None:
+    async def __call__(self, unit: Work | Run) -> None:
         """Calls the function, as a test does."""
-        await self.handler(work)
+        handler: Callable[[Any], Awaitable[None]] = self.handler
+        await handler(unit)
 
-    def limit(self, default: timedelta) -> timedelta:
-        """How long a run may take."""
-        return default if self.timeout is None else parse_duration(self.timeout)
+    def terms(self, defaults: Defaults) -> Terms:
+        """What it runs under."""
+
+        def chosen(own: str | timedelta | None, default: timedelta) -> timedelta:
+            return default if own is None else parse_duration(own)
+
+        return Terms(
+            timeout=chosen(self.timeout, defaults.timeout if self.transaction else defaults.long_timeout),
+            grace=chosen(self.grace, defaults.grace),
+            backlog=defaults.backlog if self.backlog is None else self.backlog,
+            backoff=parse_duration(self.backoff),
+            jitter=parse_duration(self.jitter),
+            retention=chosen(self.retention, defaults.retention),
+        )
 
 
-def cron(
-    expression: str,
-    *,
-    timezone: str = "UTC",
-    timeout: str | timedelta | None = None,
-    missed: Missed = "latest",
-    overlap: Overlap = "skip",
-    name: str | None = None,
-) -> Callable[[Handler], Job]:
-    """Runs the function, one transaction per tick, at the times of a cron expression.
+def cron(expression: str, *, timezone: str = "UTC", **options: Unpack[Options]) -> Callable[[Handler], Job]:
+    """Runs the function at the times of a cron expression, one transaction per tick.
 
     Params:
         expression: see `roles.schedule.expression`.
         timezone: of the clock that the expression is read on; see `roles.schedule.cron` for its changes.
-        timeout: how long a run may take (`"60s"`); by default `schedule.timeout`. What takes longer is rolled
-            back and in the book as failed. One statement has `database.statement_timeout` as well.
-        missed: what becomes of ticks that came due while nothing could run them.
-        overlap: what becomes of a tick that comes due while an earlier run of the job still goes on.
-        name: of the job; by default the function's.
+        options: see `Options`.
     """
-    return _declare(CronSchedule(expression, timezone), timeout, missed, overlap, name)
+    return _declare(CronSchedule(expression, timezone), options)
 
 
 def every(
-    *,
-    seconds: int = 0,
-    minutes: int = 0,
-    hours: int = 0,
-    days: int = 0,
-    timeout: str | timedelta | None = None,
-    missed: Missed = "latest",
-    overlap: Overlap = "skip",
-    name: str | None = None,
+    *, seconds: int = 0, minutes: int = 0, hours: int = 0, days: int = 0, **options: Unpack[Options]
 ) -> Callable[[Handler], Job]:
     """Runs the function, one transaction per tick, whenever so much time has passed since 1970-01-01 00:00 UTC.
 
     Params:
         seconds, minutes, hours, days: together they are the interval.
-        timeout, missed, overlap, name: as for `cron`.
+        options: see `Options`.
     """
-    interval = timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days)
-    return _declare(IntervalSchedule(interval), timeout, missed, overlap, name)
+    return _declare(IntervalSchedule(timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days)), options)
 
 
-def validate(jobs: Iterable[object]) -> None:
+def validate(jobs: Iterable[object], *, built_in: Iterable[Job] = ()) -> None:
     """Checks the declarations.
+
+    Params:
+        built_in: jobs of ours, whose names are taken.
 
     Raises:
         ConfigurationError: a line for everything that can never work.
     """
     jobs = tuple(jobs)
     declared = [job for job in jobs if isinstance(job, Job)]
-    findings = [f"job {job.name}: {finding}" for job in declared for finding in _findings(job)]
+    ours = {job.name for job in built_in}
+    findings = [f"job {job.name}: {finding}" for job in (*declared, *built_in) for finding in _findings(job)]
     findings += [
         f"JOBS: {getattr(other, '__name__', other)} is no job: decorate it with @cron or @every"
         for other in jobs
@@ -112,41 +175,60 @@ def validate(jobs: Iterable[object]) -> None:
     for name, times in Counter(job.name for job in declared).items():
         if times > 1:
             findings.append(f"job {name}: declared {times} times: give all but one another name (name='…')")
+        if name in ours:
+            findings.append(f"job {name}: a built-in job has this name: give yours another one (name='…')")
     if findings:
         raise ConfigurationError("\n".join(findings))
 
 
-def _declare(
-    schedule: Schedule, timeout: str | timedelta | None, missed: str, overlap: str, name: str | None
-) -> Callable[[Handler], Job]:
+def _declare(schedule: Schedule, options: Options) -> Callable[[Handler], Job]:
     def declare(handler: Handler) -> Job:
-        return Job(
-            name=name or str(getattr(handler, "__name__", handler)),
-            handler=handler,
-            schedule=schedule,
-            timeout=timeout,
-            missed=missed,
-            overlap=overlap,
-        )
+        given: dict[str, Any] = {"name": str(getattr(handler, "__name__", handler)), **options}
+        return Job(handler=handler, schedule=schedule, **given)
 
     return declare
 
 
 def _findings(job: Job) -> Iterator[str]:
     yield from job.schedule.findings()
-    if not inspect.iscoroutinefunction(job.handler):
-        yield "not an async function: declare it with `async def`"
-    else:
-        try:
-            inspect.signature(job.handler).bind(None)
-        except TypeError:
-            yield "must take one parameter: `async def job(work: Work) -> None`"
-    try:
-        if job.limit(timedelta(seconds=1)) <= timedelta(0):
-            yield f"timeout {job.timeout!r} must be longer than zero"
-    except ValueError as error:
-        yield f"timeout {error}"
+    yield from _findings_in_the_function(job)
+    for option, least in LEAST.items():
+        yield from _findings_in_a_duration(option, getattr(job, option), least)
     if job.missed not in MISSED:
         yield f"missed={job.missed!r} is not possible (what is: {', '.join(map(repr, MISSED))})"
     if job.overlap not in OVERLAP:
         yield f"overlap={job.overlap!r} is not possible (what is: {', '.join(map(repr, OVERLAP))})"
+    if job.retries < 0:
+        yield f"retries={job.retries} must be 0 or more"
+    if job.backlog is not None and job.backlog < 1:
+        yield f"backlog={job.backlog} must be 1 or more"
+    if job.rerun and job.transaction:
+        yield "rerun=True is for long jobs (transaction=False): a tick that is one transaction is handed over anyway"
+
+
+def _findings_in_the_function(job: Job) -> Iterator[str]:
+    unit = "work: Work" if job.transaction else "run: Run"
+    if not inspect.iscoroutinefunction(job.handler):
+        yield "not an async function: declare it with `async def`"
+        return
+    try:
+        bound = inspect.signature(job.handler).bind(None)
+    except TypeError:
+        yield f"must take one parameter: `async def job({unit}) -> None`"
+        return
+    parameter = inspect.signature(job.handler).parameters[next(iter(bound.arguments))]
+    wrong = Run if job.transaction else Work
+    if parameter.annotation in (wrong, wrong.__name__):
+        kind = "a long job (transaction=False)" if wrong is Work else "a job that is one transaction"
+        yield f"is {kind}, which takes another parameter: `async def job({unit}) -> None`"
+
+
+def _findings_in_a_duration(option: str, value: str | timedelta | None, least: timedelta) -> Iterator[str]:
+    try:
+        duration = None if value is None else parse_duration(value)
+    except ValueError as error:
+        yield f"{option} {error}"
+        return
+    if duration is not None and duration < least:
+        too_short = "must be longer than zero" if least == SHORTEST else f"must be {format_duration(least)} or more"
+        yield f"{option} {value!r} {too_short}"

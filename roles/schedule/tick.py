@@ -1,19 +1,21 @@
-"""One tick: the claim, the job and the outcome, in one transaction.
+"""One tick: the claim, and for a job that is one transaction also the job and the outcome, in that transaction.
 
 ```
 BEGIN
   lock of the tick      another has it: leave it to that one, and look again later
-  is it still the time? the next tick has come due meanwhile: give way to it
+  is it still the time? it is later than its grace: the policy decides (`roles.schedule.policy`)
   insert into cron_run  it is there already: nothing to do
-  lock of the job       an earlier run still goes on: the outcome is "skipped"
+  is the job paused?    the outcome is "skipped"
+  lock of the job       an earlier run still goes on: the outcome is "skipped", or ROLLBACK and look again later
   SAVEPOINT
-    the job             it raises or takes too long: ROLLBACK TO SAVEPOINT, the outcome is "failed"
+    the job             it raises or takes too long: ROLLBACK TO SAVEPOINT, again or the outcome is "failed"
   update cron_run       the outcome
 COMMIT
 ```
 Effects and book are committed together, so at no instruction can a crash leave one without the other: what had
 not been committed never happened, both locks are free, and whoever looks next runs the tick. A failure keeps the
-claim, because it undoes no more than the savepoint: no other replica repeats what has failed.
+claim, because it undoes no more than the savepoint: no other replica repeats what has failed. A long job's claim is
+committed before it is called (`roles.schedule.long`).
 
 The row comes before the lock of the job, so that a replica with a slow clock that looks at a tick of the past
 does not hold that lock even for a moment: it would make a run of the next tick believe in an overlap.
@@ -21,49 +23,79 @@ does not hold that lock even for a moment: it would make a run of the next tick 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import socket
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
+from enum import Enum, auto
 
 import structlog
 
-from db import cron_runs
-from db.cron_runs import CronRun, RunStatus
-from db.pool import DatabaseUnavailable, Work, unit_of_work
-from roles.cancellation import StrayCancellation, stray_cancellation_as
+from db import cron_leases, cron_pauses, cron_runs
+from db.cron_runs import CronRun, RunStatus, Trigger
+from db.pool import Work, unit_of_work
 from roles.clock import Clock
-from roles.failures import describe
+from roles.schedule.attempts import Ruined, in_full, run_in_transaction
 from roles.schedule.declarations import Job
+from roles.schedule.policy import Timetable
 from roles.tally import Tally
-from schema.duration import format_duration
 from schema.settings import Schedule
+from schema.steps import Step, reached
 
-IDLE_MARGIN = timedelta(seconds=10)
-"""How much longer than a run may take the server waits for it between two statements."""
-
+HOST = f"{socket.gethostname()}:{os.getpid()}"
+"""What the book calls this process."""
 OVERLAP = "an earlier run of the job still went on"
 _LEVELS = {RunStatus.FINISHED: logging.INFO, RunStatus.FAILED: logging.WARNING, RunStatus.SKIPPED: logging.WARNING}
 
 log = structlog.get_logger(__name__)
 
 
-class JobTimeout(Exception):
-    """A run took longer than its job may."""
+class Outcome(Enum):
+    """What an attempt at a tick came to."""
+
+    RUN = auto()
+    """It was run here, or skipped."""
+    SETTLED = auto()
+    """It is in the book already."""
+    BUSY = auto()
+    """Somebody is at it, or at another run of the job that it waits for: look again."""
+    LATE = auto()
+    """It could not be started within its grace: the policy decides."""
+    CLAIMED = auto()
+    """It is a long run of ours, to be carried out."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Tick:
     """A moment at which a job is due, while it is dealt with here."""
 
-    job: Job
+    table: Timetable
     scheduled_at: datetime
+    trigger: Trigger = Trigger.SCHEDULE
+    triggered_by: str | None = None
+    waits: bool = False
+    """Whether it waits when another run of the job goes on, rather than being skipped."""
+    chosen: bool = False
+    """Whether the policy wants it run however late it is."""
+    refused: str | None = None
+    """Why it is skipped whatever else."""
+    is_running: bool = False
+    """Whether the job has been called for it here, in a transaction that has not ended."""
     seen_running: float | None = None
     """When (by the monotonic clock) a run of it was last known to go on, here or elsewhere; None if never."""
+    failed_with: BaseException | None = None
+    """What it failed with, if the claim was lost on account of that."""
     run: CronRun | None = None
     """Its row in the book, once it is there."""
+
+    @property
+    def job(self) -> Job:
+        return self.table.job
+
+
+class _Waits(Exception):
+    """Another run of the job goes on: the claim is taken back."""
 
 
 class Runner:
@@ -77,92 +109,134 @@ class Runner:
         self._clock = clock
         self._settings = settings
         self._tally = tally
-        self._host = f"{socket.gethostname()}:{os.getpid()}"
 
-    async def attempt(self, tick: Tick) -> bool:
-        """Runs the tick, unless somebody has; whether nothing more is to be done for it here.
+    async def attempt(self, tick: Tick) -> Outcome:
+        """Runs the tick, unless somebody has; of a long job it makes the claim only.
 
         Raises:
             DatabaseUnavailable: the database is away, or went away; then the run left nothing behind.
         """
-        job, at = tick.job, tick.scheduled_at
-        running = False
-        error: str | None = None
         try:
             async with unit_of_work() as work:
-                if not await cron_runs.lock_tick(work.connection, job.name, at):
-                    tick.seen_running = self._clock.monotonic()
-                    return False
-                started_at = self._clock.now()
-                if self._gives_way(tick, started_at):
-                    log.warning("tick missed", reason="it could not be run before the next one came due")
-                    return True
-                run_id = await cron_runs.claim(work.connection, job.name, at, started_at=started_at, host=self._host)
-                if run_id is None:
-                    tick.run = await cron_runs.of_tick(work.connection, job.name, at)
-                    return True
-                if await cron_runs.lock_job(work.connection, job.name):
-                    running = True
-                    self._tally.taken += 1
-                    error = await _run(job, work, job.limit(self._settings.timeout))
-                    status = RunStatus.FAILED if error else RunStatus.FINISHED
-                else:
-                    error, status = OVERLAP, RunStatus.SKIPPED
-                run = await cron_runs.settle(
-                    work.connection,
-                    run_id,
-                    status=status,
-                    started_at=started_at,
-                    finished_at=self._clock.now(),
-                    attempts=int(running),
-                    error=error,
-                )
-        except BaseException:
-            if running:
+                outcome = await self._deal_with(tick, work)
+        except _Waits:
+            return Outcome.BUSY
+        except BaseException as error:
+            if tick.is_running:
+                tick.is_running = False
                 tick.seen_running = self._clock.monotonic()
                 self._tally.given_back += 1
-            raise
-        self._tally.finished += status is RunStatus.FINISHED
-        self._tally.failed += status is RunStatus.FAILED
-        tick.run = run
-        log.log(_LEVELS[status], "tick ended", status=status.value, seconds=run.seconds, error=error)
-        return True
+            if not isinstance(error, Ruined):
+                raise
+            tick.failed_with = error.__cause__ or error
+            return Outcome.BUSY
+        if outcome is Outcome.CLAIMED:
+            reached(Step.SCHEDULE_LONG_CLAIMED)
+        elif outcome is Outcome.RUN and tick.run is not None:
+            if tick.is_running:
+                reached(Step.SCHEDULE_COMMITTED)
+            tick.is_running = False
+            tell(tick.run, self._tally)
+        return outcome
 
-    def _gives_way(self, tick: Tick, now: datetime) -> bool:
-        """Whether the next tick has come due, and it was not on account of this one that it was skipped."""
-        grace = self._settings.grace.total_seconds()
-        in_hand = tick.seen_running is not None and self._clock.monotonic() < tick.seen_running + grace
-        return not in_hand and tick.job.schedule.next_due(tick.scheduled_at) <= now
+    async def _deal_with(self, tick: Tick, work: Work) -> Outcome:
+        """What is done in the transaction of an attempt."""
+        claimed = await self._claim(tick, work)
+        if isinstance(claimed, Outcome):
+            return claimed
+        if isinstance(claimed, CronRun):
+            tick.run = claimed
+            return Outcome.RUN
+        if not tick.job.transaction:
+            await cron_leases.begin(work.connection, claimed, self._settings.lease)
+            tick.run = await cron_runs.get(work.connection, claimed)
+            return Outcome.CLAIMED
+        tick.is_running = True
+        self._tally.taken += 1
+        tick.run = await self._run(tick, work, claimed)
+        return Outcome.RUN
+
+    async def _claim(self, tick: Tick, work: Work) -> int | CronRun | Outcome:
+        """The id of the row, if this is where the job is to be called for it; the row, if it is skipped."""
+        name, at = tick.job.name, tick.scheduled_at
+        if not await cron_runs.lock_tick(work.connection, name, at):
+            tick.seen_running = self._clock.monotonic()
+            return Outcome.BUSY
+        started_at = self._clock.now()
+        if self._is_late(tick, started_at):
+            return Outcome.LATE
+        run_id = await cron_runs.claim(
+            work.connection,
+            name,
+            at,
+            started_at=started_at,
+            host=HOST,
+            trigger=tick.trigger,
+            triggered_by=tick.triggered_by,
+        )
+        if run_id is None:
+            tick.run = await cron_runs.of_tick(work.connection, name, at)
+            return Outcome.SETTLED
+        refused = tick.refused or await self._pause(tick, work)
+        if refused is None and not await self._is_alone(tick, work, run_id):
+            if tick.waits:
+                raise _Waits
+            refused = OVERLAP
+        if refused is None:
+            reached(Step.SCHEDULE_CLAIMED)
+            return run_id
+        now = self._clock.now()
+        return await cron_runs.settle(
+            work.connection, run_id, status=RunStatus.SKIPPED, started_at=None, finished_at=now, error=refused
+        )
+
+    async def _run(self, tick: Tick, work: Work, run_id: int) -> CronRun:
+        started_at = self._clock.now()
+        attempts, failure = 1, tick.failed_with
+        if failure is None:
+            attempts, failure = await run_in_transaction(tick.job, tick.table.terms, work, self._clock)
+        reached(Step.SCHEDULE_HANDLED)
+        run = await cron_runs.settle(
+            work.connection,
+            run_id,
+            status=RunStatus.FAILED if failure else RunStatus.FINISHED,
+            started_at=started_at,
+            finished_at=self._clock.now(),
+            attempts=attempts,
+            error=in_full(failure) if failure else None,
+        )
+        reached(Step.SCHEDULE_MARKED)
+        return run
+
+    async def _pause(self, tick: Tick, work: Work) -> str | None:
+        if tick.trigger is Trigger.MANUAL:
+            return None
+        pause = await cron_pauses.get(work.connection, tick.job.name)
+        return None if pause is None else f"the job is paused {pause.in_words}"
+
+    async def _is_alone(self, tick: Tick, work: Work, run_id: int) -> bool:
+        """Whether no other run of the job goes on; then none begins while this transaction lasts."""
+        name = tick.job.name
+        return await cron_runs.lock_job(work.connection, name) and (
+            tick.job.transaction or not await cron_leases.others(work.connection, name, run_id)
+        )
+
+    def _is_late(self, tick: Tick, now: datetime) -> bool:
+        """Whether it could not be started within its grace, and not on account of a run of it."""
+        if tick.chosen or tick.waits or tick.trigger is Trigger.MANUAL:
+            return False
+        grace = tick.table.terms.grace
+        in_hand = (
+            tick.seen_running is not None and self._clock.monotonic() < tick.seen_running + grace.total_seconds()
+        )
+        return not in_hand and now > tick.table.starts_at(tick.scheduled_at) + grace
 
 
-async def _run(job: Job, work: Work, limit: timedelta) -> str | None:
-    """Runs the job behind a savepoint; returns what it failed with, once its effects are undone."""
-    await cron_runs.limit_idle(work.connection, limit + IDLE_MARGIN)
-    await work.connection.execute(b"SAVEPOINT job")
-    failure = await _call(job, work, limit)
-    if failure is None:
-        return None
-    if work.connection.closed:
-        raise DatabaseUnavailable(f"PostgreSQL: the connection of a run was lost: {describe(failure)}") from failure
-    await work.connection.execute(b"ROLLBACK TO SAVEPOINT job")
-    log.error("job failed", error=describe(failure), exc_info=failure)
-    return describe(failure)
-
-
-async def _call(job: Job, work: Work, limit: timedelta) -> Exception | None:
-    # asyncio's own timeout, for it cancels once. A scope of anyio's would cancel psycopg's clean-up as well: the
-    # connection would be thrown away, with the claim, while the server went on with the statement and the locks.
-    deadline = asyncio.timeout(limit.total_seconds())
-    failure: Exception | None = None
-    try:
-        async with deadline:
-            with stray_cancellation_as(StrayCancellation):
-                await job(work)
-                await work.connection.execute(b"SET CONSTRAINTS ALL IMMEDIATE")  # or they would fail at the commit
-    except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this run alone
-        failure = error
-    if not deadline.expired():
-        return failure
-    late = JobTimeout(f"took longer than {format_duration(limit)}")
-    late.__cause__ = failure
-    return late
+def tell(run: CronRun, tally: Tally) -> None:
+    """Counts and logs what became of a run of this process."""
+    tally.finished += run.status is RunStatus.FINISHED
+    tally.failed += run.status is RunStatus.FAILED
+    level = _LEVELS[run.status]
+    log.log(
+        level, "tick ended", status=run.status.value, seconds=run.seconds, attempts=run.attempts, error=run.reason
+    )

@@ -20,6 +20,7 @@ from roles.resources import Resources
 from roles.schedule.cron import IntervalSchedule, Schedule
 from roles.schedule.declarations import Job
 from roles.schedule.role import ScheduleRole
+from roles.schedule.run import Run
 from roles.tally import Tally
 from schema.settings import Database, Settings
 from schema.settings import Schedule as ScheduleSettings
@@ -30,6 +31,7 @@ SECOND = IntervalSchedule(timedelta(seconds=1))
 MINUTE = IntervalSchedule(timedelta(minutes=1))
 
 GRACE = timedelta(seconds=30)
+LEASE = timedelta(seconds=30)
 
 Row = dict[str, Any]
 
@@ -40,8 +42,15 @@ def a_job(
     *,
     name: str = "example",
     timeout: str = "30s",
+    **options: Any,
 ) -> Job:
-    return Job(name=name, handler=handler, schedule=schedule, timeout=timeout, missed="latest", overlap="skip")
+    return Job(name=name, handler=handler, schedule=schedule, timeout=timeout, **options)
+
+
+def a_long_job(
+    handler: Callable[[Run], Awaitable[None]], schedule: Schedule = MINUTE, *, name: str = "example", **options: Any
+) -> Job:
+    return Job(name=name, handler=handler, schedule=schedule, transaction=False, **options)
 
 
 async def leave_a_trace(work: Work) -> None:
@@ -106,17 +115,23 @@ class Replica:
 
 @asynccontextmanager
 async def replicas(
-    url: str, jobs: Sequence[Job], *clocks: Clock, concurrency: int = 5, pool_size: int = 6
+    url: str,
+    jobs: Sequence[Job],
+    *clocks: Clock,
+    concurrency: int = 5,
+    pool_size: int = 6,
+    built_in: Sequence[Job] = (),
+    lease: timedelta = LEASE,
 ) -> AsyncIterator[list[Replica]]:
     """Replicas that run until the end of the block, one per clock."""
     database = Database(pool_min_size=1, pool_max_size=pool_size, pool_timeout=timedelta(seconds=1))
-    settings = Settings(schedule=ScheduleSettings(concurrency=concurrency, grace=GRACE))
+    settings = Settings(schedule=ScheduleSettings(concurrency=concurrency, grace=GRACE, lease=lease))
 
     async def run(clock: Clock, *, task_status: TaskStatus[Replica]) -> None:
         async with create_pool(url, database) as pool:
             current_pool.set(pool)
             resources = Resources(settings=settings, pool=pool, amqp_urls={}, clock=clock)
-            replica = Replica(resources, ScheduleRole(resources, jobs=jobs), clock)
+            replica = Replica(resources, ScheduleRole(resources, jobs=jobs, built_in=built_in), clock)
 
             class Started(TaskStatus[None]):
                 def started(self, value: None = None) -> None:
@@ -185,7 +200,10 @@ class Witness:
         async def has() -> bool:
             return await self.statuses() == list(statuses)
 
-        await until(has)
+        try:
+            await until(has)
+        except TimeoutError:
+            raise AssertionError(f"{await self.statuses()} and not {statuses}") from None
 
     async def terminate(self, *, idle: bool = True) -> int:
         """Ends the server's side of all other connections, or of those in a transaction; how many there were."""

@@ -17,8 +17,10 @@ from structlog.contextvars import bound_contextvars
 from db import cron_pauses, cron_runs
 from db.cron_runs import RunStatus, Trigger
 from db.pool import DatabaseUnavailable, Pool, current_pool
+from db.pooled_connection import PooledConnection
 from db.query import Connection
 from roles.clock import SystemClock
+from roles.schedule.policy import Timetable
 from roles.schedule.tick import Runner, Tick
 from roles.tally import Tally
 from schema.settings import Schedule
@@ -51,6 +53,7 @@ class Claimant:
 
         self.pool = Pool(
             url,
+            connection_class=PooledConnection,
             kwargs={"autocommit": True, "options": "-c statement_timeout=2s"},  # for nobody ever waits for the other
             min_size=1,
             max_size=1,
@@ -69,12 +72,13 @@ class Claimant:
 
     async def attempt(self) -> None:
         current_pool.set(self.pool)
-        runner = Runner(clock=SystemClock(), settings=Schedule(grace=timedelta(days=36500)), tally=Tally())
-        tick = Tick(a_job(leave_a_trace), START, seen_running=0.0)
+        runner = Runner(clock=SystemClock(), settings=Schedule(), tally=Tally())
+        job = a_job(leave_a_trace)
+        tick = Tick(Timetable(job, job.terms(Schedule())), START, chosen=True)
         try:
             with bound_contextvars(job=tick.job.name, scheduled_at=START.isoformat()):
-                settled = await runner.attempt(tick)
-            self.outcome = tick.run.status.value if tick.run else "missed" if settled else "busy"
+                outcome = await runner.attempt(tick)
+            self.outcome = tick.run.status.value if tick.run else outcome.name.lower()
         except DatabaseUnavailable:
             self.outcome = "died"
         self._at_gate.set()

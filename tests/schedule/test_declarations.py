@@ -14,7 +14,7 @@ from roles.schedule.declarations import cron, every, validate
 from roles.schedule.jobs import JOBS
 from roles.schedule.jobs.students import hourly_report, rename_students
 from schema.errors import ConfigurationError
-from schema.settings import Database
+from schema.settings import Database, Schedule
 from schema.students import NewStudent
 
 
@@ -33,18 +33,16 @@ def findings(*jobs: object) -> list[str]:
 def test_a_declaration_is_data() -> None:
     job = cron("*/5 * * * *", timezone="Europe/Berlin", timeout="90s")(example)
     assert (job.name, job.schedule) == ("example", CronSchedule("*/5 * * * *", "Europe/Berlin"))
-    assert job.limit(timedelta(seconds=1)) == timedelta(seconds=90)
+    assert job.terms(Schedule()).timeout == timedelta(seconds=90)
     job = every(hours=1, minutes=30, name="another")(example)
     assert (job.name, job.schedule) == ("another", IntervalSchedule(timedelta(minutes=90)))
-    assert job.limit(timedelta(seconds=1)) == timedelta(seconds=1)
+    assert job.terms(Schedule(timeout=timedelta(seconds=7))).timeout == timedelta(seconds=7)
     assert not findings(job)
 
 
 def test_the_jobs_that_ship_are_right() -> None:
     validate(JOBS)
     assert [(job.name, str(job.schedule)) for job in JOBS] == [
-        ("prune_inbox", "every 1m"),
-        ("prune_parked_messages", "every 1m"),
         ("rename_students", "every 1m"),
         ("hourly_report", "0 * * * * (UTC)"),
     ]
@@ -56,8 +54,21 @@ def test_the_jobs_that_ship_are_right() -> None:
         ({"timezone": "Europe/Berln"}, "unknown timezone 'Europe/Berln': did you mean 'Europe/Berlin'?"),
         ({"timeout": "5x"}, "timeout '5x' is not a duration (try '5s'; the units are ms, s, m, h and d)"),
         ({"timeout": "0s"}, "timeout '0s' must be longer than zero"),
-        ({"missed": "all"}, "missed='all' is not possible (what is: 'latest')"),
-        ({"overlap": "queue"}, "overlap='queue' is not possible (what is: 'skip')"),
+        ({"missed": "none"}, "missed='none' is not possible (what is: 'skip', 'latest', 'all')"),
+        ({"overlap": "run"}, "overlap='run' is not possible (what is: 'skip', 'queue')"),
+        ({"retries": -1}, "retries=-1 must be 0 or more"),
+        ({"backlog": 0}, "backlog=0 must be 1 or more"),
+        ({"grace": "0s"}, "grace '0s' must be longer than zero"),
+        ({"jitter": timedelta(seconds=-1)}, "jitter datetime.timedelta(days=-1, seconds=86399) must be 0s or more"),
+        ({"retention": "5m"}, "retention '5m' must be 1h or more"),
+        (
+            {"rerun": True},
+            "rerun=True is for long jobs (transaction=False): a tick that is one transaction is handed over anyway",
+        ),
+        (
+            {"transaction": False},
+            "is a long job (transaction=False), which takes another parameter: `async def job(run: Run) -> None`",
+        ),
     ],
 )
 def test_what_cannot_be_is_named(options: dict[str, Any], says: str) -> None:

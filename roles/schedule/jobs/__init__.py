@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from roles.schedule.declarations import Job
-from roles.schedule.jobs import pruning, students
+from roles.schedule.jobs import students
 
 JOBS: Final[tuple[Job, ...]] = (
-    pruning.prune_inbox,
-    pruning.prune_parked_messages,
     students.rename_students,
     students.hourly_report,
 )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Final
+
 import structlog
 
-from db import inbox, parked_messages
-from db.pool import Work
-from roles.schedule import every
+from db import cron_pruning, inbox, parked_messages
+from db.pool import Work, connection
+from roles.schedule.declarations import Job, cron, every
+from roles.schedule.run import Run
 from schema.settings import current_settings
 
 AT_MOST = 20_000
@@ -31,3 +35,27 @@ async def prune_parked_messages(work: Work) -> None:
     retention = current_settings.get().consume.parked_retention
     if pruned := await parked_messages.prune(work.connection, older_than=retention, at_most=BODIES_AT_MOST):
         log.info("parked messages pruned", messages=pruned)
+
+
+@cron("17 * * * *", transaction=False, rerun=True)
+async def prune_cron_runs(run: Run) -> None:
+    """Forget runs that are older than their job's retention, but not the last tick of a job."""
+    defaults = current_settings.get().schedule
+    retentions = {job.name: job.terms(defaults).retention for job in run.declared}
+    async with connection() as conn:
+        names = await cron_pruning.names(conn)
+    total = 0
+    for name in names:
+        before = datetime.now(UTC) - retentions.get(name, defaults.retention)
+        pruned = AT_MOST
+        while pruned == AT_MOST and not run.stopping:
+            async with run.unit_of_work() as work:
+                pruned = await cron_pruning.prune(work.connection, name, before=before, at_most=AT_MOST)
+            total += pruned
+            run.report(f"{total} runs forgotten, at {name}")
+    if total:
+        log.info("book pruned", runs=total)
+
+
+BUILT_IN: Final[tuple[Job, ...]] = (prune_inbox, prune_parked_messages, prune_cron_runs)
+"""What runs in every service beside its own jobs."""
