@@ -108,6 +108,17 @@ def revision(
 
 
 @cli.command()
+def asyncapi(context: typer.Context, config_file: ConfigFile = None) -> None:
+    """Print the AsyncAPI 3 document of all consumers and topics."""
+    from commands.asyncapi import document
+    from commands.command import print_json
+    from roles.consume.handlers import CONSUMERS
+    from schema.topics import TOPICS
+
+    print_json(document(CONSUMERS, TOPICS, load(context, config_file).settings))
+
+
+@cli.command()
 def check(context: typer.Context, config_file: ConfigFile = None) -> None:
     """Verify declarations, database and brokers: a line per finding, and exit code 2 if one of them is bad."""
     from checks import check_all
