@@ -97,14 +97,14 @@ def failure(message: str, code: int) -> typer.Exit:
 
 @asynccontextmanager
 async def database(settings: Settings) -> AsyncIterator[None]:
-    """Opens the pool for one command; `connection()` and `unit_of_work()` work inside.
+    """Opens the pool for one command; `connection()` and `unit_of_work()` work inside. Warnings go to standard error.
 
     The embedded server is run for as long as the command lasts, unless the application has it running.
 
     Raises:
         ConfigurationError: the schema is not at head.
     """
-    configure("plain", "warning")
+    configure("plain", "warning", stream=sys.stderr)  # standard output is for what was asked for
     async with running_database(settings) as url:
         if settings.database.url.get_secret_value() == EMBEDDED:
             await upgrade(url)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from commands.command import ConfigFile, Json, exit_with, load
 from db.cron_runs import RunStatus
+
+if TYPE_CHECKING:
+    from roles.schedule.declarations import Job
 
 cli = typer.Typer(
     help="See, explain and steer the cron jobs. Times are read and shown in the zone of the job.",
@@ -31,9 +34,8 @@ def list_jobs(
 ) -> None:
     """Show each job: its next five ticks, its latest row in the book, and how it went: success, mean and p95."""
     from commands.cron import listing
-    from roles.schedule.jobs import JOBS
 
-    verb = partial(listing.list_jobs, since=since, jobs=JOBS, now=_now(), as_json=as_json)
+    verb = partial(listing.list_jobs, since=since, jobs=_jobs(), now=_now(), as_json=as_json)
     exit_with(verb, load(context, config_file).settings)
 
 
@@ -52,7 +54,6 @@ def runs(
 ) -> None:
     """Show what the book has of a job, the newest first. The first column is what `cron show` takes."""
     from commands.cron import runs as verbs
-    from roles.schedule.jobs import JOBS
 
     verb = partial(
         verbs.list_runs,
@@ -60,7 +61,7 @@ def runs(
         statuses=status or list(RunStatus),
         since=since,
         limit=limit,
-        jobs=JOBS,
+        jobs=_jobs(),
         now=_now(),
         as_json=as_json,
     )
@@ -77,9 +78,40 @@ def show(
 ) -> None:
     """Show one row of the book with all that it has, the whole traceback of a failure included."""
     from commands.cron import runs as verbs
-    from roles.schedule.jobs import JOBS
 
-    exit_with(partial(verbs.show_run, run=run, jobs=JOBS, as_json=as_json), load(context, config_file).settings)
+    exit_with(partial(verbs.show_run, run=run, jobs=_jobs(), as_json=as_json), load(context, config_file).settings)
+
+
+@cli.command()
+def why(
+    context: typer.Context,
+    job: JobName,
+    time: Annotated[
+        str,
+        typer.Argument(metavar="TIME", help="2026-10-25T02:30 in the zone of the job, or with an offset: …+01:00."),
+    ],
+    config_file: ConfigFile = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Say why a job did or did not run at a time."""
+    from commands.cron import why as verbs
+
+    verb = partial(verbs.explain, name=job, time=time, jobs=_jobs(), now=_now(), as_json=as_json)
+    exit_with(verb, load(context, config_file).settings)
+
+
+@cli.command()
+def run(context: typer.Context, job: JobName, config_file: ConfigFile = None, *, as_json: Json = False) -> None:
+    """Run a job here and now, whether it is paused or not, and show its row in the book.
+
+    It goes through the same claim as a tick, with the trigger "manual" and your name, and takes no tick away. While
+    another run of the job goes on it is skipped, or waits for that one to end, as the job says (overlap). Its logs
+    are on standard error. Exit code 1: it failed, or was skipped.
+    """
+    from commands.cron import by_hand
+
+    exit_with(partial(by_hand.run_job, name=job, jobs=_jobs(), as_json=as_json), load(context, config_file).settings)
 
 
 @cli.command()
@@ -93,9 +125,8 @@ def pause(
 ) -> None:
     """Pause a job on all replicas: its ticks are skipped, and in the book as such, until it is resumed."""
     from commands.cron import pausing
-    from roles.schedule.jobs import JOBS
 
-    verb = partial(pausing.pause, name=job, reason=reason, jobs=JOBS, as_json=as_json)
+    verb = partial(pausing.pause, name=job, reason=reason, jobs=_jobs(), as_json=as_json)
     exit_with(verb, load(context, config_file).settings)
 
 
@@ -103,9 +134,8 @@ def pause(
 def resume(context: typer.Context, job: JobName, config_file: ConfigFile = None, *, as_json: Json = False) -> None:
     """Let a paused job run again, from its next tick on."""
     from commands.cron import pausing
-    from roles.schedule.jobs import JOBS
 
-    exit_with(partial(pausing.resume, name=job, jobs=JOBS, as_json=as_json), load(context, config_file).settings)
+    exit_with(partial(pausing.resume, name=job, jobs=_jobs(), as_json=as_json), load(context, config_file).settings)
 
 
 @cli.command()
@@ -131,6 +161,14 @@ def preview(
     from commands.cron import preview as verb
 
     verb.preview(expression, zone=zone, start=start, now=_now(), days=days, limit=limit, as_json=as_json)
+
+
+def _jobs() -> tuple[Job, ...]:
+    """All that there are, the built-in ones last."""
+    from roles.schedule.jobs import JOBS
+    from roles.schedule.jobs.pruning import BUILT_IN
+
+    return (*JOBS, *BUILT_IN)
 
 
 def _now() -> datetime:

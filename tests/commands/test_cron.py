@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import typer
-from pydantic import SecretStr
 
 from commands.cron.listing import list_jobs
 from commands.cron.pausing import pause, resume
@@ -20,7 +18,8 @@ from commands.cron.times import took
 from db.cron_runs import RunStatus
 from db.pool import Work
 from roles.schedule.declarations import cron, every
-from schema.settings import Database, Settings
+from schema.settings import Settings
+from tests.commands.support import Output, set_pause, utc, write
 
 
 @cron("30 2 * * *", timezone="Europe/Berlin")
@@ -41,47 +40,8 @@ SPRING = datetime(2025, 3, 29, 12, tzinfo=UTC)
 TRACEBACK = "ValueError: no room\nTraceback (most recent call last):\n\tFile \x1b[31m\nValueError: no room"
 
 
-def utc(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
-
-
-@pytest.fixture
-def settings(database_url: str) -> Settings:
-    return Settings(database=Database(url=SecretStr(database_url), pool_min_size=1))
-
-
-@pytest.fixture
-def out(capsys: pytest.CaptureFixture[str]) -> Any:
-    """What was printed since the last call, without the spaces at the ends of lines."""
-
-    def read() -> str:
-        return "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
-
-    return read
-
-
-def write(url: str, job: str, scheduled_at: str, status: str = "finished", **others: Any) -> None:
-    """A row of the book; it started a second after it was due, and took `seconds`, unless it was not run."""
-    due = utc(scheduled_at)
-    seconds = others.pop("seconds", 1.5)
-    row: dict[str, Any] = {"job": job, "scheduled_at": due, "status": status, "host": "web-1:7", "attempts": 1}
-    if status in ("finished", "failed"):
-        row |= {"started_at": due + timedelta(seconds=1), "finished_at": due + timedelta(seconds=1 + seconds)}
-    else:
-        row |= {"finished_at": due + timedelta(seconds=1), "attempts": 0}
-    row |= others
-    columns = ", ".join(row)
-    places = ", ".join(f"%({name})s" for name in row)
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"INSERT INTO cron_run ({columns}) VALUES ({places})".encode(), row)
-
-
 def golden(name: str) -> str:
     return (Path(__file__).parent / "golden" / name).read_text().rstrip()
-
-
-def refused(capsys: pytest.CaptureFixture[str], ended: pytest.ExceptionInfo[typer.Exit]) -> tuple[int, str]:
-    return ended.value.exit_code, capsys.readouterr().err.strip()
 
 
 def look_ahead(
@@ -96,7 +56,7 @@ def look_ahead(
     preview(expression, zone=zone, start=start, now=AUTUMN, days=days, limit=limit, as_json=as_json)
 
 
-def test_a_preview_over_the_day_with_25_hours(out: Any) -> None:
+def test_a_preview_over_the_day_with_25_hours(out: Output) -> None:
     look_ahead("30 2 * * *", "2025-10-25", days=3)
     assert (
         out()
@@ -109,7 +69,7 @@ Mon 2025-10-27 02:30:00+01:00  2025-10-27T01:30:00Z"""
     )
 
 
-def test_a_preview_over_the_day_with_23_hours(out: Any) -> None:
+def test_a_preview_over_the_day_with_23_hours(out: Output) -> None:
     look_ahead("*/15 2 * * *", "2025-03-29T02:30")
     assert (
         out()
@@ -124,7 +84,7 @@ Mon 2025-03-31 02:15:00+02:00  2025-03-31T00:15:00Z"""
     )
 
 
-def test_a_preview_of_a_rhythm_ends_at_its_limit_and_says_so(out: Any) -> None:
+def test_a_preview_of_a_rhythm_ends_at_its_limit_and_says_so(out: Output) -> None:
     look_ahead("*/30 * * * *", "2025-10-26T02:00:00+02:00", limit=4)
     assert (
         out()
@@ -139,7 +99,7 @@ Sun 2025-10-26 02:30:00+01:00  2025-10-26T01:30:00Z  02:30 for the second time
     )
 
 
-def test_a_preview_as_json(out: Any) -> None:
+def test_a_preview_as_json(out: Output) -> None:
     look_ahead("30 2 * * *", "2025-10-26", days=1, as_json=True)
     assert json.loads(out()) == {
         "expression": "30 2 * * *",
@@ -165,7 +125,7 @@ def test_a_preview_as_json(out: Any) -> None:
     }
 
 
-def test_a_preview_begins_now_and_takes_the_moments_of_its_edges_once(out: Any) -> None:
+def test_a_preview_begins_now_and_takes_the_moments_of_its_edges_once(out: Output) -> None:
     preview("0 12 * * *", zone="UTC", start=None, now=AUTUMN, days=1, limit=9, as_json=False)
     assert out().splitlines()[1:] == ["Sat 2025-10-25 12:00:00+00:00  2025-10-25T12:00:00Z"]
     look_ahead("0 0 29 2 *", "2025-10-26", days=3)
@@ -186,21 +146,16 @@ def test_what_cannot_be_previewed(
 ) -> None:
     with pytest.raises(typer.Exit) as ended:
         look_ahead(expression, options.get("start", "2025-10-25"), zone=options.get("zone", "UTC"))
-    code, error = refused(capsys, ended)
-    assert (code, says in error) == (2, True), error
+    assert ended.value.exit_code == 2
+    assert says in capsys.readouterr().err
 
 
 async def listed(settings: Settings, now: datetime, *, as_json: bool = False, since: str = "7d") -> None:
     assert await list_jobs(settings, since=since, jobs=JOBS, now=now, as_json=as_json) == 0
 
 
-def set_pause(url: str, job: str, reason: str | None) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("INSERT INTO cron_pause VALUES (%s, '2025-10-24 10:00Z', 'ada@desk', %s)", (job, reason))
-
-
 @pytest.mark.anyio
-async def test_the_list_of_jobs_before_the_day_with_25_hours(settings: Settings, database_url: str, out: Any) -> None:
+async def test_the_list_before_the_day_with_25_hours(settings: Settings, database_url: str, out: Output) -> None:
     for minute in range(20):
         write(database_url, "ticker", f"2025-10-25T11:{minute:02}", seconds=minute + 1)
     write(database_url, "ticker", "2025-10-25T11:40", "failed", error=TRACEBACK)
@@ -213,8 +168,8 @@ async def test_the_list_of_jobs_before_the_day_with_25_hours(settings: Settings,
 
 
 @pytest.mark.anyio
-async def test_the_list_of_jobs_as_json_before_the_day_with_23_hours(
-    settings: Settings, database_url: str, out: Any
+async def test_the_list_as_json_before_the_day_with_23_hours(
+    settings: Settings, database_url: str, out: Output
 ) -> None:
     write(database_url, "nightly", "2025-03-29T01:30", seconds=2)
     set_pause(database_url, "nightly", None)
@@ -264,7 +219,7 @@ def book(database_url: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_rows_of_a_job(settings: Settings, book: None, out: Any) -> None:
+async def test_the_rows_of_a_job(settings: Settings, book: None, out: Output) -> None:
     await rows_of(settings, "nightly")
     assert out() == golden("cron_runs.txt")
 
@@ -282,14 +237,14 @@ async def test_the_rows_of_a_job(settings: Settings, book: None, out: Any) -> No
     ],
 )
 async def test_rows_are_filtered(
-    settings: Settings, book: None, out: Any, options: dict[str, Any], days: list[str]
+    settings: Settings, book: None, out: Output, options: dict[str, Any], days: list[str]
 ) -> None:
     await rows_of(settings, "nightly", as_json=True, **options)
     assert [row["scheduled_at"][8:10] for row in json.loads(out())] == days
 
 
 @pytest.mark.anyio
-async def test_a_row_is_shown_whole(settings: Settings, book: None, out: Any) -> None:
+async def test_a_row_is_shown_whole(settings: Settings, book: None, out: Output) -> None:
     assert await show_run(settings, run="nightly@2025-10-26T00:30:00Z", jobs=JOBS, as_json=False) == 0
     assert (
         out()
@@ -312,7 +267,7 @@ ValueError: no room"""
 
 
 @pytest.mark.anyio
-async def test_a_row_as_json_has_every_column(settings: Settings, book: None, out: Any) -> None:
+async def test_a_row_as_json_has_every_column(settings: Settings, book: None, out: Output) -> None:
     assert await show_run(settings, run="nightly@2025-10-26T00:30:00Z", jobs=JOBS, as_json=True) == 0
     assert json.loads(out()) == {
         "run": "nightly@2025-10-26T00:30:00Z",
@@ -337,7 +292,7 @@ async def test_a_row_as_json_has_every_column(settings: Settings, book: None, ou
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("run", ["nightly@2025-10-26T10:00:00.250000Z", "nightly@2025-10-26T11:00:00.250+01:00"])
-async def test_what_runs_prints_is_what_show_takes(settings: Settings, book: None, out: Any, run: str) -> None:
+async def test_what_runs_prints_is_what_show_takes(settings: Settings, book: None, out: Output, run: str) -> None:
     await show_run(settings, run=run, jobs=JOBS, as_json=True)
     assert json.loads(out())["triggered_by"] == "ada@desk"
 
@@ -374,7 +329,7 @@ async def test_a_local_time_that_comes_twice_can_name_two_runs(
 
 @pytest.mark.anyio
 async def test_a_job_that_is_no_longer_declared_has_left_its_rows(
-    settings: Settings, database_url: str, out: Any
+    settings: Settings, database_url: str, out: Output
 ) -> None:
     write(database_url, "retired", "2025-10-25T00:30")
     await rows_of(settings, "retired")
@@ -395,7 +350,7 @@ async def test_an_unknown_job_names_the_nearest_or_where_to_look(
 
 
 @pytest.mark.anyio
-async def test_a_job_is_paused_once_and_resumed(settings: Settings, out: Any) -> None:
+async def test_a_job_is_paused_once_and_resumed(settings: Settings, out: Output) -> None:
     assert await pause(settings, name="ticker", reason="a full disk", jobs=JOBS, as_json=False) == 0
     assert out() == "ticker is paused: its ticks are skipped until `python app.py cron resume ticker`"
     assert await pause(settings, name="ticker", reason="another", jobs=JOBS, as_json=True) == 0
@@ -411,7 +366,7 @@ async def test_a_job_is_paused_once_and_resumed(settings: Settings, out: Any) ->
 
 @pytest.mark.anyio
 async def test_what_was_paused_and_is_declared_no_more_can_be_resumed(
-    settings: Settings, database_url: str, out: Any
+    settings: Settings, database_url: str, out: Output
 ) -> None:
     set_pause(database_url, "retired", None)
     await resume(settings, name="retired", jobs=JOBS, as_json=False)
