@@ -8,10 +8,12 @@ back, it has the claim. A row is needed for as long as a second delivery may com
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     Column,
     DateTime,
     Index,
@@ -42,6 +44,15 @@ Index("inbox_received_at_idx", inbox.c.received_at)
 
 CLAIM = Query(
     insert(inbox).values(queue=bindparam("queue"), message_id=bindparam("message_id")).on_conflict_do_nothing()
+)
+CLAIM_ALL = Query(
+    insert(inbox)
+    .from_select(
+        [inbox.c.queue, inbox.c.message_id],
+        select(bindparam("queue", type_=Text), func.unnest(bindparam("message_ids", type_=ARRAY(Text)))),
+    )
+    .on_conflict_do_nothing()
+    .returning(inbox.c.message_id)
 )
 _old: Select[tuple[Any]] = (
     select(literal_column("ctid"))
@@ -75,6 +86,15 @@ async def claim(connection: Connection, queue: str, message_id: bytes) -> bool:
     Another transaction that has the claim and has not ended is waited for.
     """
     return await CLAIM.execute(connection, queue=queue, message_id=storable(message_id)) == 1
+
+
+async def claim_all(connection: Connection, queue: str, message_ids: Collection[bytes]) -> set[bytes]:
+    """Claims many messages at once; returns those that have not taken effect yet. Waits as `claim` does.
+
+    Whoever else claims some of them asks in the same order, so that the two cannot wait for each other.
+    """
+    ids = {storable(message_id): message_id for message_id in message_ids}
+    return {ids[each] for each in await CLAIM_ALL.scalars(connection, queue=queue, message_ids=sorted(ids))}
 
 
 async def prune(connection: Connection, *, older_than: timedelta, at_most: int) -> int:

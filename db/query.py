@@ -65,6 +65,12 @@ class Query:
             row = await cursor.fetchone()
         return None if row is None else row[0]
 
+    async def scalars(self, connection: Connection, **parameters: Any) -> list[Any]:
+        """The first column of all rows."""
+        async with connection.cursor() as cursor:
+            await cursor.execute(self.sql, self._bind(parameters))
+            return [row[0] for row in await cursor.fetchall()]
+
     async def execute(self, connection: Connection, **parameters: Any) -> int:
         """Runs the statement and returns the number of rows that it touched."""
         async with connection.cursor() as cursor:

@@ -71,6 +71,8 @@ class Channel:
         self._raw = raw
         self._reason = ""
         self._tag: str | None = None
+        self._unacked: set[int] = set()
+        """Delivery tags."""
         connection.on_lost.add(self._on_connection_lost)
         raw.closing.add_done_callback(self._on_closing)
         raw.on_consumer_cancel_callbacks.add(self._on_cancelled)
@@ -169,11 +171,13 @@ class Channel:
         """
 
         async def on_message(message: DeliveredMessage) -> None:
+            self._unacked.add(message.delivery_tag or 0)
             try:
                 deliver(self._delivery(message))
             except MalformedProperties as error:
                 log.error("message rejected", queue=queue, reason=str(error))  # noqa: TRY400
                 await self._raw.basic_reject(message.delivery_tag or 0, requeue=False, wait=False)
+                self._unacked.discard(message.delivery_tag or 0)
 
         await self._call("basic.qos", self._open.basic_qos(prefetch_count=prefetch))
         answer = await self._call("basic.consume", self._open.basic_consume(queue, on_message))
@@ -189,16 +193,24 @@ class Channel:
             await self._call("basic.cancel", self._open.basic_cancel(self._tag))
             self._tag = None
 
-    async def ack(self, delivery: Delivery) -> None:
-        """Tells the broker that the message is done with. There is no answer: a lost ack is a second delivery.
+    async def ack(self, *deliveries: Delivery) -> None:
+        """Tells the broker that messages are done with, of which all came on this channel. Those that are all that
+        was delivered up to some point take one frame. There is no answer: a lost ack is a second delivery.
 
         Raises:
-            BrokerUnavailable: it could not be sent; the message will be delivered again.
+            BrokerUnavailable: it could not be sent; messages will be delivered again.
         """
-        await self._send("basic.ack", self._open.basic_ack(delivery.tag, wait=False))
+        tags = sorted(delivery.tag for delivery in deliveries)
+        self._unacked.difference_update(tags)
+        if len(tags) > 1 and not any(tag < tags[-1] for tag in self._unacked):
+            await self._send("basic.ack", self._open.basic_ack(tags[-1], multiple=True, wait=False))
+        else:
+            for tag in tags:
+                await self._send("basic.ack", self._open.basic_ack(tag, wait=False))
 
     async def reject(self, delivery: Delivery) -> None:
         """Has the broker itself dead-letter the message. Raises as `ack`."""
+        self._unacked.discard(delivery.tag)
         await self._send("basic.reject", self._open.basic_reject(delivery.tag, requeue=False, wait=False))
 
     async def publish(self, body: bytes, properties: Properties, *, exchange: str, routing_key: str) -> None:

@@ -15,6 +15,7 @@ makes a second delivery of a message without effect (`db.inbox`). How an attempt
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from datetime import timedelta
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ import structlog
 from pydantic import BaseModel, ValidationError
 
 from db.pool import DatabaseUnavailable, Work, unit_of_work
+from roles import amqp
 from roles.amqp import BrokerUnavailable, Properties
 from roles.cancellation import StrayCancellation
 from roles.consume.claim import claimed
@@ -56,6 +58,8 @@ class Attempt:
         self._handler = consumer.handler
         self._model = consumer.model()
         self._queue = consumer.queue
+        self._batch = consumer.batch
+        self._key = consumer.key
         self._timeout = timeout
         self._try = self._in_transaction if consumer.transaction else self._with_delivery
 
@@ -68,7 +72,8 @@ class Attempt:
         Raises:
             Exception: see the table above.
         """
-        message = self._decode(body)
+        message = self.decode(body)
+        self._key_of(message)
         for _ in range(CONFLICT_TRIES - 1):
             try:
                 return await self._try(message, properties)
@@ -77,18 +82,35 @@ class Attempt:
                     raise
         return await self._try(message, properties)
 
-    def _decode(self, body: bytes) -> BaseModel:
+    def decode(self, body: bytes) -> BaseModel:
+        """The message in a body.
+
+        Raises:
+            Undecodable: there is none.
+        """
         try:
             return cast("BaseModel", self._model.model_validate_json(body))
         except ValidationError as error:
             raise Undecodable(describe(error)) from error
+
+    def lane(self, delivery: amqp.Delivery) -> Hashable:
+        """What the consumer's key says, for the intake. None if nothing can be said; `__call__` then raises why."""
+        try:
+            return self._key_of(self.decode(delivery.body))
+        except Exception:  # noqa: BLE001 - a key is a function of the user's
+            return None
+
+    def _key_of(self, message: BaseModel) -> Hashable:
+        key = None if self._key is None else self._key(message)
+        hash(key)
+        return key
 
     async def _in_transaction(self, message: BaseModel, properties: Properties) -> bool:
         async with unit_of_work() as work:
             if not await claimed(work, self._queue, properties.fields.get("message_id")):
                 return False
             reached(Step.CONSUME_CLAIMED)
-            await self._handle(message, work)
+            await self.handle(message if self._batch is None else [message], work)
             reached(Step.CONSUME_HANDLED)
         reached(Step.CONSUME_COMMITTED)
         return True
@@ -97,7 +119,7 @@ class Attempt:
         delivery = Delivery(self._queue, properties)
         failure: Exception | None = None
         try:
-            await self._handle(message, delivery)
+            await self.handle(message, delivery)
         except Exception as error:  # noqa: BLE001 - what it means depends on what became of the claim
             failure = error
         if delivery.duplicate:
@@ -110,7 +132,12 @@ class Attempt:
             raise failure
         return True
 
-    async def _handle(self, message: BaseModel, second: Work | Delivery) -> None:
+    async def handle(self, message: BaseModel | list[BaseModel], second: Work | Delivery) -> None:
+        """Calls the handler, for as long as it may take.
+
+        Raises:
+            HandlerTimeout, StrayCancellation: and whatever else the handler raises.
+        """
         try:
             with anyio.move_on_after(self._timeout.total_seconds()) as scope:
                 await self._handler(message, second)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import TypeVar
 
 from psycopg.errors import QueryCanceled
@@ -28,6 +28,11 @@ async def claimed(work: Work, queue: str, message_id: bytes | None) -> bool:
         ClaimHeld: that is being decided elsewhere. The transaction can only be rolled back.
     """
     return not message_id or await _in_time(inbox.claim(work.connection, queue, message_id))
+
+
+async def newly_claimed(work: Work, queue: str, message_ids: Collection[bytes]) -> set[bytes]:
+    """Those of the messages that have not taken effect yet. Raises as `claimed`."""
+    return await _in_time(inbox.claim_all(work.connection, queue, message_ids)) if message_ids else set()
 
 
 async def _in_time(claiming: Awaitable[T]) -> T:

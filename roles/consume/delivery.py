@@ -13,12 +13,14 @@ What the handler does outside its unit of work happens at least once: a crash or
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from enum import Enum, auto
+from typing import Any
 
 from db.pool import DatabaseUnavailable, Work, unit_of_work
 from roles.amqp import Properties
+from roles.amqp.values import readable_headers
 from roles.consume.claim import ClaimHeld, claimed
 from roles.consume.retry import attempt_of
 from schema.steps import Step, reached
@@ -70,6 +72,15 @@ class Delivery:
     def message_id(self) -> str | None:
         """As the producer has set it; None means that every delivery of the message looks like the first."""
         return self._properties.text("message_id") or None
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """In Python's types, for looking at.
+
+        Raises:
+            MalformedProperties: they are no table.
+        """
+        return readable_headers(self._properties)
 
     @property
     def committed(self) -> bool:

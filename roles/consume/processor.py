@@ -75,12 +75,23 @@ class Processor:
             tally.taken += 1
         reached(Step.CONSUME_RECEIVED)
 
-    def give_back(self) -> None:
-        """To be called for a message that was taken and will not be processed."""
-        self._count(_End.GIVEN_BACK)
+    def give_back(self, messages: int = 1) -> None:
+        """To be called for messages that were taken and will not be processed."""
+        for tally in self._tallies:
+            tally.given_back += messages
+
+    def finished(self, messages: int, *, duplicates: int) -> None:
+        """To be called for messages that were taken, handled together, and acked."""
+        self._database.over()
+        self._status.duplicates += duplicates
+        for tally in self._tallies:
+            tally.finished += messages
 
     async def process(self, delivery: Delivery) -> None:
         """Brings a message that was taken to its end. Nothing is raised but cancellation, which gives it back."""
+        if delivery.channel.lost.is_set():
+            self.give_back()
+            return
         number = attempt_of(delivery.properties)
         structlog.contextvars.bind_contextvars(message_id=delivery.properties.text("message_id"), attempt=number)
         end = _End.GIVEN_BACK

@@ -7,18 +7,21 @@ queue is concerned, while the board does. Before its first subscription a consum
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
 import structlog
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from roles.amqp import Broker, BrokerUnavailable, Channel, Delivery
 from roles.board import ConsumerStatus
 from roles.consume import topology
 from roles.consume.attempt import Attempt
 from roles.consume.backoff import Backoff
+from roles.consume.batch import Batches
 from roles.consume.declarations import Consumer
+from roles.consume.intake import Intake
 from roles.consume.outage import Outage
 from roles.consume.processor import Processor
 from roles.consume.republisher import Republisher
@@ -67,8 +70,9 @@ class Subscription:
         )
         timeout = resources.settings.consume.handler_timeout if consumer.timeout is None else consumer.timeout
         self._republisher = Republisher(consumer, broker, self._publishing, delivery_limit=self._delivery_limit)
+        attempt = Attempt(consumer, parse_duration(timeout))
         self._processor = Processor(
-            Attempt(consumer, parse_duration(timeout)),
+            attempt,
             self._republisher,
             self._database,
             status=status,
@@ -78,44 +82,53 @@ class Subscription:
             stop=stop,
             tallies=[resources.board.tally("consume")],
         )
+        self._batches = Batches(consumer.queue, attempt, self._processor)
+        self._intake = Intake(None if consumer.key is None else attempt.lane)
 
     async def run(self) -> None:
         """Consumes until `stop` is set; then takes nothing new, gives back what has not been begun, and returns
         when all that was begun has come to an end.
         """
-        send, receive = anyio.create_memory_object_stream[Delivery](self._consumer.concurrency)
-        with send, receive:
+        work = self._work if self._consumer.batch is None else partial(self._work_in_batches, self._consumer.batch)
+        with self._intake:
             try:
                 async with anyio.create_task_group() as workers:
                     for _ in range(self._consumer.concurrency):
-                        workers.start_soon(self._work, receive)
+                        workers.start_soon(work)
                     async with until(self._stop):
-                        await self._keep_subscribed(send, receive)
+                        await self._keep_subscribed()
                     await self._unsubscribe()
-                    self._give_back(receive)
-                    send.close()
+                    self._take_back()
+                    self._intake.close()
                 await self._republisher.aclose()
                 if self._channel is not None:
                     await self._channel.aclose()
             finally:
-                self._give_back(receive)
+                self._take_back()
                 self._lost = self._lost or "the role has ended"
                 self._set_subscribed(subscribed=False)
 
-    async def _work(self, deliveries: MemoryObjectReceiveStream[Delivery]) -> None:
+    async def _work(self) -> None:
         structlog.contextvars.bind_contextvars(queue=self._consumer.queue)
-        async for delivery in deliveries:
-            if delivery.channel.lost.is_set():
-                self._processor.give_back()
-            else:
-                await self._processor.process(delivery)
+        with suppress(anyio.EndOfStream):
+            while True:
+                delivery, lane = await self._intake.get()
+                try:
+                    await self._processor.process(delivery)
+                finally:
+                    self._intake.done(lane)
 
-    async def _keep_subscribed(
-        self, send: MemoryObjectSendStream[Delivery], receive: MemoryObjectReceiveStream[Delivery]
-    ) -> None:
+    async def _work_in_batches(self, size: int) -> None:
+        structlog.contextvars.bind_contextvars(queue=self._consumer.queue)
+        linger = parse_duration(self._consumer.linger)
+        with suppress(anyio.EndOfStream):
+            while True:
+                await self._batches.process(await self._intake.get_batch(size, linger))
+
+    async def _keep_subscribed(self) -> None:
         while True:
             try:
-                channel = await self._subscribe(send)
+                channel = await self._subscribe()
             except (BrokerUnavailable, ConfigurationError) as error:
                 self.failure = error
                 self._lose(str(error))
@@ -123,24 +136,24 @@ class Subscription:
                 began = self._clock.monotonic()
                 await channel.lost.wait()
                 self._lose(channel.reason)
-                self._give_back(receive)
+                self._take_back()
                 await channel.aclose()
                 if self._clock.monotonic() - began >= self._policy.backoff_reset.total_seconds():
                     self._backoff.reset()
             self.tried.set()
             await self._clock.sleep(self._backoff.next())
 
-    async def _subscribe(self, send: MemoryObjectSendStream[Delivery]) -> Channel:
+    async def _subscribe(self) -> Channel:
         def deliver(delivery: Delivery) -> None:
             if not self._stop.is_set():  # else it goes back with the channel
                 self._processor.take(delivery)
-                send.send_nowait(delivery)
+                self._intake.put(delivery)
 
         consumer = self._consumer
         channel = await self._broker.channel("consume")
         try:
             await topology.declare(channel, consumer, delivery_limit=self._delivery_limit)
-            await channel.consume(consumer.queue, prefetch=consumer.concurrency, deliver=deliver)
+            await channel.consume(consumer.queue, prefetch=consumer.prefetch, deliver=deliver)
         except Exception:
             await channel.aclose()
             raise
@@ -171,13 +184,8 @@ class Subscription:
             self._status.since = self._clock.now()
         self._report()
 
-    def _give_back(self, deliveries: MemoryObjectReceiveStream[Delivery]) -> None:
-        while True:
-            try:
-                deliveries.receive_nowait()
-            except (anyio.WouldBlock, anyio.EndOfStream):
-                return
-            self._processor.give_back()
+    def _take_back(self) -> None:
+        self._processor.give_back(self._intake.take_back())
 
     def _report(self) -> None:
         self._status.reason = self._lost or self._database.reason or self._publishing.reason

@@ -18,6 +18,7 @@ from schema.topic import EXCHANGE_TYPES, MAX_NAME
 
 MAX_PREFETCH = 65535
 """Messages that AMQP lets a broker leave in a consumer's hands."""
+LONGEST_LINGER = timedelta(minutes=1)
 MAX_DELAY = timedelta(milliseconds=2**32 - 1)
 """The longest `x-message-ttl` that RabbitMQ takes, 49 days."""
 
@@ -48,6 +49,8 @@ def _findings(consumer: Consumer[Any], settings: Settings) -> Iterator[str]:
     concurrency: object = consumer.concurrency
     if not (isinstance(concurrency, int) and 1 <= concurrency <= MAX_PREFETCH):
         yield f"concurrency {concurrency!r} is not a number between 1 and {MAX_PREFETCH}"
+    else:
+        yield from _bad_batch(consumer)
     yield from _bad_timeout(consumer.timeout)
     delays: list[timedelta] = []
     for delay in consumer.retry.delays:
@@ -61,6 +64,25 @@ def _findings(consumer: Consumer[Any], settings: Settings) -> Iterator[str]:
             f"the delays of its ladder come to {format_duration(ladder)}, and consume.inbox_retention is "
             f"{format_duration(settings.consume.inbox_retention)}: a message could be forgotten before its last retry"
         )
+
+
+def _bad_batch(consumer: Consumer[Any]) -> Iterator[str]:
+    batch: object = consumer.batch
+    if batch is not None:
+        if not (isinstance(batch, int) and batch >= 1):
+            yield f"batch {batch!r} is not a number of messages"
+            return
+        if not consumer.transaction:
+            yield "batch and transaction=False do not go together: a batch is one transaction"
+        if consumer.key is not None:
+            yield "batch and key do not go together: with concurrency=1, batches are in the queue's order"
+        try:
+            if not timedelta(0) <= (linger := parse_duration(consumer.linger)) <= LONGEST_LINGER:
+                yield f"linger {format_duration(linger)} is not between 0s and {format_duration(LONGEST_LINGER)}"
+        except ValueError as error:
+            yield f"linger {error}"
+    if consumer.prefetch > MAX_PREFETCH:
+        yield f"its concurrency needs {consumer.prefetch} messages in hand, and AMQP allows {MAX_PREFETCH}"
 
 
 def _bad_timeout(timeout: str | timedelta | None) -> Iterator[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from db.pool import Work
 from roles.amqp import Broker, BrokerUnavailable, MessageRefused, Properties
+from roles.consume import Consumer, Delivery, consumer
 from schema.settings import Amqp
 from tests.amqp.support import eventually
 from tests.consume.support import Calls, Note, consuming, milliseconds
@@ -32,13 +35,46 @@ fields = st.fixed_dictionaries(
     optional={
         **{
             name: st.binary(max_size=20)
-            for name in ("content_type", "correlation_id", "message_id", "type", "app_id")
+            for name in (
+                *("content_type", "content_encoding", "correlation_id", "reply_to"),
+                *("message_id", "type", "app_id"),
+            )
         },
         "timestamp": st.binary(min_size=8, max_size=8),
         "delivery_mode": st.sampled_from([b"\x01", b"\x02"]),
         "priority": st.binary(min_size=1, max_size=1),
     },
 )
+
+
+def judge(message: Note) -> None:
+    if len(message.text) % 2:
+        raise ValueError(message.text)
+
+
+async def handle(message: Note, work: Work) -> None:
+    judge(message)
+
+
+async def handle_outside(message: Note, delivery: Delivery) -> None:
+    judge(message)
+    async with delivery.unit_of_work():
+        assert str(delivery.headers) + str(delivery.message_id)
+
+
+async def handle_batch(messages: list[Note], work: Work) -> None:
+    for message in messages:
+        judge(message)
+
+
+OPTIONS: dict[str, Any] = {"retry": milliseconds(10), "concurrency": 2}
+FLAVOURS = (
+    consumer("q", **OPTIONS)(handle),
+    consumer("q", transaction=False, **OPTIONS)(handle_outside),
+    consumer("q", batch=5, **OPTIONS)(handle_batch),
+    consumer("q", key=lambda message: message.text[:1], **OPTIONS)(handle),
+)
+
 messages = st.tuples(bodies, st.builds(Properties, fields, st.dictionaries(names, values, max_size=4)))
 
 
@@ -60,14 +96,12 @@ async def test_a_body_that_begins_like_a_method_of_the_protocol_is_a_body(
     await producer.aclose()
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(messages, min_size=10, max_size=40))
-async def test_whatever_arrives(amqp_url: str, database_url: str, batch: list[tuple[bytes, Properties]]) -> None:
-    async def fail(message: Note, work: Work) -> None:
-        raise ValueError(message.text)
-
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(FLAVOURS), st.lists(messages, min_size=10, max_size=40))
+async def test_whatever_arrives(
+    amqp_url: str, database_url: str, subject: Consumer[Note], batch: list[tuple[bytes, Properties]]
+) -> None:
     producer = Broker("example", amqp_url, Amqp())
-    subject = Calls(fail).declared(retry=milliseconds(10))
     accepted = 0
     async with consuming(subject, amqp_url=amqp_url, database_url=database_url) as running:
         channel = await producer.channel("publish")
@@ -78,7 +112,9 @@ async def test_whatever_arrives(amqp_url: str, database_url: str, batch: list[tu
             except (MessageRefused, BrokerUnavailable):  # not even the broker takes it
                 channel = await producer.channel("publish")
         status = running.status()
-        await eventually(lambda: status.parked == accepted)
+        await eventually(
+            lambda: status.tally.finished + status.parked == accepted and not status.tally.in_flight, within=60
+        )
         assert status.tally.failed == status.retried + status.parked
         assert status.subscribed
     await producer.aclose()

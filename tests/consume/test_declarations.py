@@ -116,6 +116,9 @@ async def _no_work(message: Note) -> None: ...
 async def _as_without_a_transaction(message: Note, delivery: Delivery) -> None: ...
 
 
+async def _as_in_batches(messages: list[Note], work: Work) -> None: ...
+
+
 async def _unresolvable(message: Decimal, work: Work) -> None: ...
 
 
@@ -147,6 +150,59 @@ def test_a_handler_that_goes_with_other_options_is_named() -> None:
     assert found.startswith("consumer q: the handler takes (message: Note, work: Work) and not (message: <model>, ")
     assert found.endswith("delivery: Delivery), as it must with transaction=False")
     validate([declared(_as_without_a_transaction)], Settings())
+
+
+@pytest.mark.parametrize(
+    ("bad", "finding"),
+    [
+        (handler, "the messages are annotated with Note: a batch is a list[<model>]"),
+        (_as_without_a_transaction, "the handler takes (message: Note, delivery: Delivery) and not (messages: list["),
+        (_not_async, "the handler _not_async is not an async function"),
+    ],
+)
+def test_a_bad_handler_of_batches_is_named(bad: Any, finding: str) -> None:
+    found = findings(consumer("q", batch=10)(bad))
+
+    assert found[0].startswith(f"consumer q: {finding}")
+
+
+@pytest.mark.parametrize(
+    ("options", "finding"),
+    [
+        ({"batch": 0}, "batch 0 is not a number of messages"),
+        ({"batch": "many"}, "batch 'many' is not a number of messages"),
+        ({"linger": "soon"}, "linger 'soon' is not a duration"),
+        ({"linger": "2m"}, "linger 2m is not between 0s and 1m"),
+        (
+            {"key": lambda message: message.text},
+            "batch and key do not go together: with concurrency=1",
+        ),
+        ({"concurrency": 999}, "its concurrency needs 100000 messages in hand, and AMQP allows 65535"),
+    ],
+)
+def test_a_bad_declaration_of_batches_is_named(options: dict[str, Any], finding: str) -> None:
+    declare: Any = consumer(**{"queue": "q", "batch": 100, **options})
+    (found,) = findings(declare(_as_in_batches))
+
+    assert found.startswith(f"consumer q: {finding}")
+
+
+def test_a_batch_is_a_transaction() -> None:
+    declare: Any = consumer("q", batch=100, transaction=False)
+
+    assert "consumer q: batch and transaction=False do not go together: a batch is one transaction" in findings(
+        declare(_as_without_a_transaction)
+    )
+
+
+def test_the_broker_leaves_enough_in_hand() -> None:
+    in_batches: Any = consumer("q", batch=100, concurrency=2)
+
+    assert declared(concurrency=3).prefetch == 3
+    assert declared(concurrency=3, key=lambda message: message.text).prefetch == 30
+    assert in_batches(_as_in_batches).prefetch == 300
+    validate([in_batches(_as_in_batches)], Settings())
+    assert in_batches(_as_in_batches).model() is Note
 
 
 def test_all_findings_are_told_at_once() -> None:

@@ -128,10 +128,10 @@ async def test_no_connection_is_held_before_the_unit_of_work(
 async def test_a_failure_in_the_unit_of_work_rolls_the_claim_back_and_is_retried(
     producer: Producer, amqp_url: str, database_url: str
 ) -> None:
-    seen: list[tuple[str | None, int]] = []
+    seen: list[tuple[str | None, int, Any]] = []
 
     async def fail_once(message: Note, delivery: Delivery) -> None:
-        seen.append((delivery.message_id, delivery.attempt))
+        seen.append((delivery.message_id, delivery.attempt, delivery.headers.get("tenant")))
         async with delivery.unit_of_work() as work:
             await store(message, work)
             if delivery.attempt == 1:
@@ -140,10 +140,10 @@ async def test_a_failure_in_the_unit_of_work_rolls_the_claim_back_and_is_retried
     async with consuming(
         Calls(fail_once).declared(retry=milliseconds(20)), amqp_url=amqp_url, database_url=database_url
     ) as running:
-        await producer.send("x", message_id="m")
+        await producer.send("x", message_id="m", headers={"tenant": "a"})
         await eventually(lambda: running.tally().finished == 1, within=PATIENCE)
 
-    assert seen == [("m", 1), ("m", 2)]
+    assert seen == [("m", 1, "a"), ("m", 2, "a")]
     assert await names(database_url) == ["x"]
 
 
@@ -301,4 +301,4 @@ async def test_a_claim_that_is_held_elsewhere_burns_no_attempt(
 def test_a_delivery_for_a_test_of_ones_own_handler_is_easy_to_make() -> None:
     delivery = Delivery("q", Properties({}))
 
-    assert (delivery.message_id, delivery.attempt) == (None, 1)
+    assert (delivery.message_id, delivery.attempt, dict(delivery.headers)) == (None, 1, {})
