@@ -4,6 +4,8 @@
 async with connection() as conn:        # reads: autocommit, no transaction
 async with unit_of_work() as work:      # writes: one transaction, committed at the end of the block
 ```
+Inside of a larger unit of work (`db.joining`) both are a part of that.
+
 The composition root opens one pool and makes it `current_pool`; tasks inherit it. Errors:
 
 ```
@@ -32,6 +34,7 @@ from psycopg.errors import InFailedSqlTransaction, NoActiveSqlTransaction
 from psycopg.pq import TransactionStatus
 
 from db import outbox
+from db.joining import joined
 from db.pooled_connection import PooledConnection
 from db.query import Connection
 from schema.errors import DependencyUnavailable
@@ -160,6 +163,10 @@ async def connection() -> AsyncIterator[Connection]:
     Raises:
         DatabaseUnavailable: there is none to be had, or it broke while it was used.
     """
+    if (outer := joined()) is not None:
+        async with outer.block() as conn:
+            yield conn
+        return
     pool = current_pool.get()
     conn = await _checked_out(pool)
     try:
@@ -186,6 +193,12 @@ async def unit_of_work() -> AsyncIterator[Work]:
         DatabaseUnavailable: there is no connection to be had, or it broke; nothing was committed, unless it
             broke, or fell silent, during the commit itself.
     """
+    if (outer := joined()) is not None:
+        async with outer.block() as conn:
+            yield outer.work
+            if problem := _uncommittable(conn.pgconn.transaction_status):
+                raise problem
+        return
     async with connection() as conn:
         await conn.execute(b"BEGIN")
         work = Work(conn)

@@ -111,6 +111,13 @@ METHOD_NOT_ALLOWED = ProblemType(
     meaning="The path exists, but not for this method.",
     remedy="Use one of the methods in the `Allow` header.",
 )
+NOT_ACCEPTABLE = ProblemType(
+    name="not-acceptable",
+    status=406,
+    title="Not acceptable",
+    meaning="The `Accept` header leaves out `application/json`, which is all that this API answers with.",
+    remedy="Send `Accept: application/json`, or none.",
+)
 SLOW_REQUEST = ProblemType(
     name="slow-request",
     status=408,
@@ -124,6 +131,20 @@ CONFLICT = ProblemType(
     title="Conflict",
     meaning="The request cannot be fulfilled as things are: what it would make exists already, or has changed.",
     remedy="Get what is there, and decide anew.",
+)
+IN_PROGRESS = ProblemType(
+    name="in-progress",
+    status=409,
+    title="In progress",
+    meaning="A request with the same `Idempotency-Key` is being handled just now.",
+    remedy="Send it again after the seconds in the `Retry-After` header: then its answer is there.",
+)
+PRECONDITION_FAILED = ProblemType(
+    name="precondition-failed",
+    status=412,
+    title="Precondition failed",
+    meaning="It is not at the version that `If-Match` names: somebody has changed it meanwhile.",
+    remedy="Get it anew, decide whether your change still makes sense, and send it with the new `ETag`.",
 )
 CONTENT_TOO_LARGE = ProblemType(
     name="content-too-large",
@@ -145,6 +166,13 @@ INVALID = ProblemType(
     title="Invalid request",
     meaning="The request can be read, but values in it are not acceptable.",
     remedy="Correct the values that `errors` names.",
+)
+KEY_REUSED = ProblemType(
+    name="idempotency-key-reused",
+    status=422,
+    title="Idempotency key reused",
+    meaning="The `Idempotency-Key` belongs to another request, with another path or another body.",
+    remedy="Make up a new key for each request, and use it again only to send that very request again.",
 )
 INTERNAL = ProblemType(
     name="internal-error",
@@ -188,11 +216,15 @@ PROBLEM_TYPES = (
     FORBIDDEN,
     NOT_FOUND,
     METHOD_NOT_ALLOWED,
+    NOT_ACCEPTABLE,
     SLOW_REQUEST,
     CONFLICT,
+    IN_PROGRESS,
+    PRECONDITION_FAILED,
     CONTENT_TOO_LARGE,
     UNSUPPORTED_MEDIA_TYPE,
     INVALID,
+    KEY_REUSED,
     INTERNAL,
     UPSTREAM_FAILED,
     UNAVAILABLE,

@@ -196,6 +196,8 @@ class Api(Section):
     max_content_length: int = Field(1024 * 1024, ge=1)
     request_timeout: PositiveDuration = timedelta(seconds=30)
     keep_alive_timeout: PositiveDuration = timedelta(seconds=75)
+    idempotency_retention: PositiveDuration = timedelta(days=1)
+    cursor_key: SecretStr = SecretStr("")
 
 
 class Jwt(Section):

@@ -7,8 +7,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schema.pages import PageQuery
 from schema.text import NO_NUL
 from schema.topic import Topic
+from schema.version import Version
 
 Name = Annotated[
     str,
@@ -42,6 +44,7 @@ class Student(BaseModel):
     active: bool = Field(description="False after a DELETE.", examples=[True])
     created_at: datetime = Field(examples=["2026-01-31T12:00:00Z"])
     updated_at: datetime = Field(examples=["2026-01-31T12:00:00Z"])
+    version: Version
 
 
 class StudentCreated(BaseModel):
@@ -55,19 +58,17 @@ class StudentCreated(BaseModel):
 STUDENT_CREATED = Topic("student.created", StudentCreated, exchange="example.exchange", routing_key="student.created")
 
 
-class StudentPageQuery(BaseModel):
+class StudentPageQuery(PageQuery):
     """Which page of the students."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    after: int = Field(0, ge=0, le=2**31 - 1, description="Only ids after this one: `next` of the page before.")
-    limit: int = Field(50, ge=1, le=200, description="How many at most.", examples=[20])
+    active: bool = Field(True, description="False for those that were deleted.", examples=[True])
+    name: Annotated[str, NO_NUL] = Field(
+        "", max_length=200, description="Only those whose name begins with this.", examples=["Ada"]
+    )
 
 
 class StudentPage(BaseModel):
-    """One page of the active students, by id."""
+    """One page of students, by id."""
 
     items: list[Student]
-    next: int | None = Field(
-        None, description="Pass it as `after` to get the next page; null on the last.", examples=[20]
-    )
+    next: str | None = Field(None, description="Pass it as `cursor` to get the next page; null on the last.")

@@ -23,6 +23,7 @@ from app import cli
 from db.schema_version import head
 from roles.consume.handlers import CONSUMERS
 from roles.schedule.jobs import JOBS
+from schema.problems import PROBLEM_TYPES
 from schema.settings import Settings
 from schema.settings_sources import load_settings
 from tests.e2e.support import channel, publish, running
@@ -364,6 +365,12 @@ def test_the_changelog_begins_with_the_version_of_the_program() -> None:
 def test_the_readme_says_where_the_ports_are() -> None:
     ports = {httpx.URL(f"http://{address}").port for address in (Settings().api.bind, Settings().ops.bind)}
     assert {int(port) for port in re.findall(r"127\.0\.0\.1:(809\d)", README)} == ports
+
+
+def test_every_type_of_problem_is_in_the_table_of_them() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    rows = re.findall(r"^\| `(/problems/[\w-]+)` \| (\d+) \|", text, re.MULTILINE)
+    assert rows == [(kind.type, str(kind.status)) for kind in PROBLEM_TYPES]
 
 
 def test_what_must_not_come_back_has_its_tests() -> None:

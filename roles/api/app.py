@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import quart
@@ -11,12 +12,14 @@ from quart_schema import Info, QuartSchema
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import IntegerConverter, Map, ValidationError
 
+from roles.api import idempotency
 from roles.api.access import Access, access_rules
 from roles.api.connection import Connection
 from roles.api.docs import add_docs, add_problem_pages
 from roles.api.errors import problem_for
 from roles.api.guard import admit, guard
 from roles.api.openapi import OpenAPI
+from roles.api.pages import EXTENSION, Cursors
 from roles.api.replies import problem_reply
 from roles.api.request import Request
 from roles.api.routes import ROUTES
@@ -95,6 +98,10 @@ class Api(Quart):
                 authorization = request.headers.get("Authorization")
                 request.caller = self.guard.recall(authorization) or await self.guard.identify(authorization)
                 admit(request.caller, access)
+            if rule.rule.startswith(PREFIX):
+                request.ensure_json_is_acceptable()
+            if request.method == "POST" and idempotency.HEADER in request.headers:
+                return await idempotency.once(request, partial(super().dispatch_request, context))
         return await super().dispatch_request(context)
 
     async def answer(self, error: Exception) -> Response:
@@ -121,6 +128,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> Api:
         conversion_preference="pydantic",
         openapi_provider_class=OpenAPI,
     )
+    app.extensions[EXTENSION] = Cursors(settings)
     app.make_response = _unless_made(app.make_response)  # type: ignore[method-assign]
     for blueprint in ROUTES:
         app.register_blueprint(blueprint, url_prefix=f"{PREFIX}{blueprint.url_prefix}")

@@ -3,6 +3,7 @@
 | raised | answered |
 |---|---|
 | `Unauthenticated`, `ScopesMissing` | 401, 403, with what is missing in `WWW-Authenticate` (RFC 6750) |
+| `Refusal` | the problem that it has |
 | a value that quart-schema did not accept | 422, with each value |
 | Werkzeug's HTTP errors, `abort(409)` included | their own status |
 | `RequestTimedOut` | 503, to be tried again |
@@ -24,7 +25,9 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from clients.errors import UpstreamError, UpstreamTimeout
+from db.versions import Outdated
 from roles.api.callers import ScopesMissing, Unauthenticated
+from roles.api.replies import Refusal
 from schema import problems
 from schema.errors import DependencyUnavailable
 from schema.problems import FieldError, Problem, ProblemType
@@ -47,8 +50,10 @@ _BY_STATUS = {
         problems.MALFORMED,
         problems.NOT_FOUND,
         problems.METHOD_NOT_ALLOWED,
+        problems.NOT_ACCEPTABLE,
         problems.SLOW_REQUEST,
         problems.CONFLICT,
+        problems.PRECONDITION_FAILED,
         problems.CONTENT_TOO_LARGE,
         problems.UNSUPPORTED_MEDIA_TYPE,
     )
@@ -63,6 +68,11 @@ class RequestTimedOut(Exception):
 
 _FAILURES: tuple[tuple[type[Exception], ProblemType, str], ...] = (
     (RequestTimedOut, problems.TIMED_OUT, "Serving the request took too long."),
+    (
+        Outdated,
+        problems.PRECONDITION_FAILED,
+        "It was changed: it is at none of the versions that `If-Match` names.",
+    ),
     (DependencyUnavailable, problems.UNAVAILABLE, "Something that this needs is away or busy."),
     (UpstreamTimeout, problems.UPSTREAM_TIMED_OUT, "Another service did not answer in time."),
     (UpstreamError, problems.UPSTREAM_FAILED, "Another service failed."),
@@ -78,6 +88,8 @@ def problem_for(error: Exception, *, debug: bool) -> tuple[Problem, Headers]:
     """
     headers = Headers()
     match error:
+        case Refusal():
+            problem, headers = error.problem, error.headers
         case RequestSchemaValidationError():
             problem = _invalid(error)
         case Unauthenticated() | ScopesMissing():

@@ -19,10 +19,11 @@ from roles.api.access import Access, access_of
 from roles.api.errors import CHALLENGE, RETRY_AFTER
 from roles.api.replies import NoContent
 from schema.problems import MEDIA_TYPE, PROBLEM_TYPES, Problem, untyped
+from schema.version import version_field
 
 Json = dict[str, Any]
 
-ALWAYS = (500, 503)
+ALWAYS = (406, 500, 503)
 WITH_QUERY = (422,)
 WITH_CALLER = (401, 403)
 WITH_BODY = (400, 408, 413, 415, 422)
@@ -33,6 +34,29 @@ SCHEMES: Json = {
     "jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A token of the issuer."},
 }
 """By `auth.mode`."""
+
+ETAG: Json = {
+    "description": "Names this state of it.",
+    "schema": {"type": "string", "examples": ['"1"']},
+    "required": True,
+}
+LINK: Json = {
+    "description": "To the first page and, unless this is the last, to the next one (RFC 8288).",
+    "schema": {"type": "string", "examples": ['</api/v1/students>; rel="first"']},
+    "required": True,
+}
+IF_NONE_MATCH, IF_MATCH, IDEMPOTENCY_KEY = (
+    {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
+    for name, description, schema in (
+        ("If-None-Match", "An `ETag`: if it is that of the reply, the reply is 304.", {"type": "string"}),
+        ("If-Match", "An `ETag`: if it is not the present one, nothing is done (412).", {"type": "string"}),
+        (
+            "Idempotency-Key",
+            "Made up by the client. A request that is sent again with the same one has the same answer, no effect.",
+            {"type": "string", "pattern": "^[!#-~]{1,255}$", "examples": ["8e03978e-40d5-43dd-bc93-6894a57f9324"]},
+        ),
+    )
+)
 
 REFERENCE = "#/components/schemas/"
 
@@ -49,8 +73,8 @@ class OpenAPI(OpenAPIProvider):
         paths, components = super().build_paths(rule)
         access = access_of(self._app.view_functions[rule.endpoint])
         for path, operations in paths.items():
-            for operation in operations.values():
-                self._complete(operation, path, access)
+            for method, operation in operations.items():
+                self._complete(operation, path, method, access)
         components["Problem"] = Problem.model_json_schema(ref_template=REFERENCE + "{model}")
         components.update(components["Problem"].pop("$defs"))
         return paths, components
@@ -83,10 +107,12 @@ class OpenAPI(OpenAPIProvider):
         if model is Problem:
             return {"content": {MEDIA_TYPE: {}}}, {}
         response, components = super().build_response_object(model, headers_model)
+        if version_field(model) is not None:
+            response["headers"] = {"ETag": ETAG}
         _share_schemas(response, components)
         return response, components
 
-    def _complete(self, operation: Json, path: str, access: Access | None) -> None:
+    def _complete(self, operation: Json, path: str, method: str, access: Access | None) -> None:
         operation["description"] = operation.get("description", "").strip()
         operation["security"] = []
         if "tags" in operation:
@@ -100,12 +126,30 @@ class OpenAPI(OpenAPIProvider):
         if access is not None and access.scopes is not None:
             self._protect(operation, sorted(access.scopes))
             own.extend(WITH_CALLER)
+        own.extend(self._conditions(operation, method))
         for status in (*own, *ALWAYS):
             responses[status] = _problem_response(status, path)
         if 201 in responses:  # noqa: PLR2004 - Created
             location = {"description": "The URL of what was created.", "schema": {"type": "string"}, "required": True}
-            responses[201]["headers"] = {"Location": location}
+            responses[201].setdefault("headers", {})["Location"] = location
         operation["responses"] = {str(status): responses[status] for status in sorted(responses)}
+
+    def _conditions(self, operation: Json, method: str) -> tuple[int, ...]:
+        """Headers with which a request depends on what was before, and the errors that can come of them."""
+        parameters, responses = operation["parameters"], operation["responses"]
+        if method == "get":
+            parameters.append(IF_NONE_MATCH)
+            if 200 in responses:  # noqa: PLR2004 - OK
+                responses[200].setdefault("headers", {})["ETag"] = ETAG
+            responses[304] = {"description": "The client has it already.", "headers": {"ETag": ETAG}}
+        if any(parameter["name"] == "cursor" for parameter in parameters):
+            responses[200]["headers"]["Link"] = LINK
+        if 412 in responses:  # noqa: PLR2004 - Precondition Failed
+            parameters.append(IF_MATCH)
+        if method == "post":
+            parameters.append(IDEMPOTENCY_KEY)
+            return (400, 409, 422)
+        return ()
 
     def _protect(self, operation: Json, scopes: list[str]) -> None:
         open_to_all = self._app.settings.auth.mode == "none"

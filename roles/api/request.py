@@ -7,9 +7,12 @@ from typing import Any, cast
 
 import quart
 from pydantic_core import from_json
-from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, NotAcceptable, UnsupportedMediaType
 
 from roles.api.callers import ANYBODY, Caller
+
+_TAKES_JSON = frozenset({"*/*", "application/json"})
+"""What nearly all clients send as `Accept`."""
 
 
 class Request(quart.Request):
@@ -22,15 +25,27 @@ class Request(quart.Request):
     def blueprints(self) -> list[str]:  # Quart works it out three times a request
         return super().blueprints
 
+    def ensure_json_is_acceptable(self) -> None:
+        """Sees to it that the client takes what all routes answer with.
+
+        Raises:
+            NotAcceptable: it does not.
+        """
+        accept = self.headers.get("Accept")
+        if accept and accept not in _TAKES_JSON and not self.accept_mimetypes["application/json"]:
+            raise NotAcceptable
+
     async def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:  # noqa: ARG002, FBT001, FBT002 - Quart's signature
         """The body's JSON. pydantic's parser bounds nesting, which Python's answers with a RecursionError.
 
         Raises:
-            UnsupportedMediaType: the body is not said to be JSON.
+            UnsupportedMediaType: the body is not said to be JSON, or is compressed.
             BadRequest: it is not JSON; the description says where.
         """
         if not (force or self.is_json):
             raise UnsupportedMediaType(f"The body is {self.mimetype or 'of no declared type'}, not application/json.")
+        if self.headers.get("Content-Encoding", "identity") != "identity":
+            raise UnsupportedMediaType("The body is compressed, and this API takes it as it is.")
         try:
             return from_json(await self.body, allow_inf_nan=False)
         except ValueError as error:

@@ -34,7 +34,7 @@ async def pool(shared_database_url: str) -> AsyncIterator[Pool]:
     async with create_pool(shared_database_url, settings) as pool:
         token = current_pool.set(pool)
         async with connection() as conn:
-            await conn.execute("TRUNCATE student, api_key RESTART IDENTITY")
+            await conn.execute("TRUNCATE student, api_key, idempotency_key, outbox RESTART IDENTITY")
         yield pool
         current_pool.reset(token)
 

@@ -97,7 +97,7 @@ def test_every_operation_says_what_it_does(document: Json) -> None:
 
 def test_every_operation_documents_its_errors(document: Json) -> None:
     for place, operation in operations(document):
-        expected = {"500", "503"}
+        expected = {"406", "500", "503"}
         if "requestBody" in operation:
             expected |= {"400", "408", "413", "415", "422"}
         if any(parameter["in"] == "query" for parameter in operation["parameters"]):
@@ -148,6 +148,23 @@ def test_every_error_is_a_problem_with_an_example(document: Json) -> None:
                 assert "Retry-After" in response["headers"]
 
 
+def test_what_can_be_sent_again_and_what_depends_on_a_version_says_so(document: Json) -> None:
+    for place, operation in operations(document):
+        method = place.split()[0]
+        headers = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "header"}
+        responses = operation["responses"]
+        assert ("Idempotency-Key" in headers) == (method == "POST"), place
+        assert ("If-Match" in headers) == ("412" in responses) == (method in ("PATCH", "DELETE")), place
+        assert ("If-None-Match" in headers) == ("304" in responses) == (method == "GET"), place
+        if method == "POST":
+            kinds = responses["409"]["content"]["application/problem+json"]["examples"]
+            assert "in-progress" in kinds, place
+        if method == "GET":
+            assert "ETag" in responses["200"]["headers"], place
+    listing = document["paths"]["/api/v1/students"]["get"]
+    assert "Link" in listing["responses"]["200"]["headers"]
+
+
 def test_what_is_created_says_where(document: Json) -> None:
     created = [response for _, operation in operations(document) if (response := operation["responses"].get("201"))]
     assert created
@@ -162,8 +179,13 @@ def test_no_content_has_no_content(document: Json) -> None:
 def test_every_parameter_says_what_it_is_and_whether_it_must_be(document: Json) -> None:
     parameters = [parameter for _, operation in operations(document) for parameter in operation["parameters"]]
     assert {parameter["name"]: parameter["required"] for parameter in parameters} == {
-        "after": False,
+        "cursor": False,
         "limit": False,
+        "active": False,
+        "name": False,
+        "If-None-Match": False,
+        "If-Match": False,
+        "Idempotency-Key": False,
         "student_id": True,
         "area": True,
         "city": True,

@@ -8,6 +8,8 @@ from quart_schema import document_response, tag_blueprint, validate_querystring,
 from db import students
 from db.pool import connection, unit_of_work
 from roles.api.access import requires
+from roles.api.conditions import if_match
+from roles.api.pages import Page
 from roles.api.replies import NoContent, not_found, reply
 from schema.problems import Problem
 from schema.students import NewStudent, Student, StudentChange, StudentPage, StudentPageQuery
@@ -21,14 +23,16 @@ tag_blueprint(blueprint, ["students"])
 @validate_querystring(StudentPageQuery)
 @document_response(StudentPage)
 async def list_students(query_args: StudentPageQuery) -> Response:
-    """List the active students.
+    """List students.
 
-    By id, a page at a time: pass `next` of one page as `after` to get the one that follows it.
+    By id, a page at a time: the `Link` header leads to the next one, and so does `next`, passed as `cursor`.
     """
     async with connection() as conn:
-        found = await students.page(conn, after=query_args.after, limit=query_args.limit + 1)
-    items = found[: query_args.limit]
-    return reply(StudentPage(items=items, next=items[-1].id if len(found) > len(items) else None))
+        page = await Page.open(conn, query_args)
+        found = await students.page(
+            conn, after=page.after, limit=page.limit, active=query_args.active, name=query_args.name
+        )
+    return page.reply(StudentPage, found)
 
 
 @blueprint.post("")
@@ -64,13 +68,14 @@ async def get_student(student_id: int) -> Response:
 @validate_request(StudentChange)
 @document_response(Student)
 @document_response(Problem, 404)
+@document_response(Problem, 412)
 async def change_student(student_id: int, data: StudentChange) -> Response:
     """Change a student.
 
     What is left out, or null, stays as it is. `active: true` undoes a DELETE.
     """
     async with unit_of_work() as work:
-        changed = await students.change(work.connection, student_id, data)
+        changed = await students.change(work.connection, student_id, data, versions=if_match())
     return reply(changed or not_found("student", student_id))
 
 
@@ -78,11 +83,13 @@ async def change_student(student_id: int, data: StudentChange) -> Response:
 @requires("students:write")
 @document_response(NoContent, 204)
 @document_response(Problem, 404)
+@document_response(Problem, 412)
 async def delete_student(student_id: int) -> Response:
     """Delete a student.
 
     The student is no longer listed, and can still be read by id.
     """
     async with unit_of_work() as work:
-        deleted = await students.change(work.connection, student_id, StudentChange(active=False))
+        gone = StudentChange(active=False)
+        deleted = await students.change(work.connection, student_id, gone, versions=if_match())
     return reply(status=204) if deleted else reply(not_found("student", student_id))

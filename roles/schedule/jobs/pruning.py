@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from db import cron_pruning, inbox, parked_messages
+from db import cron_pruning, idempotency_keys, inbox, parked_messages
 from db.pool import Work, connection
 from roles.schedule.declarations import Job, cron, every
 from roles.schedule.run import Run
@@ -16,7 +16,7 @@ from schema.settings import current_settings
 AT_MOST = 20_000
 """Rows that are deleted in one transaction: they take some 25 ms, so that it is in nobody's way."""
 BODIES_AT_MOST = 1_000
-"""The same for rows that have the bodies of messages in them."""
+"""The same for rows that have bodies in them."""
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +35,14 @@ async def prune_parked_messages(work: Work) -> None:
     retention = current_settings.get().consume.parked_retention
     if pruned := await parked_messages.prune(work.connection, older_than=retention, at_most=BODIES_AT_MOST):
         log.info("parked messages pruned", messages=pruned)
+
+
+@every(minutes=1)
+async def prune_idempotency_keys(work: Work) -> None:
+    """Forget answers that are older than `api.idempotency_retention`: a request with such a key is a new one."""
+    retention = current_settings.get().api.idempotency_retention
+    if pruned := await idempotency_keys.prune(work.connection, older_than=retention, at_most=BODIES_AT_MOST):
+        log.info("idempotency keys pruned", keys=pruned)
 
 
 @cron("17 * * * *", transaction=False, rerun=True)
@@ -57,5 +65,10 @@ async def prune_cron_runs(run: Run) -> None:
         log.info("book pruned", runs=total)
 
 
-BUILT_IN: Final[tuple[Job, ...]] = (prune_inbox, prune_parked_messages, prune_cron_runs)
+BUILT_IN: Final[tuple[Job, ...]] = (
+    prune_inbox,
+    prune_parked_messages,
+    prune_idempotency_keys,
+    prune_cron_runs,
+)
 """What runs in every service beside its own jobs."""

@@ -1,0 +1,113 @@
+"""What was answered to requests that may be sent again: the table, then its queries.
+
+A row is claimed and gets its answer in the transaction of the effect, so that there are both or neither. Whoever
+claims holds an advisory lock to the end of its transaction, so that a twin knows at once, and waits with no
+connection in hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from hashlib import blake2b
+from typing import Any
+
+from psycopg.types.json import Jsonb
+from pydantic import BaseModel
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Index,
+    Interval,
+    LargeBinary,
+    Select,
+    SmallInteger,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, insert
+
+from db.metadata import metadata
+from db.query import Connection, Query
+
+idempotency_key = Table(
+    "idempotency_key",
+    metadata,
+    Column("caller", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("status", SmallInteger),
+    Column("headers", JSONB),
+    Column("body", LargeBinary),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+Index("idempotency_key_created_at_idx", idempotency_key.c.created_at)
+
+
+class Answer(BaseModel):
+    """What was answered, and the digest of the request that it was answered to."""
+
+    digest: bytes
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+_this = (idempotency_key.c.caller == bindparam("caller_"), idempotency_key.c.key == bindparam("key_"))
+
+CLAIM = Query(
+    insert(idempotency_key)
+    .from_select(
+        ["caller", "key", "digest"],
+        select(
+            bindparam("caller", type_=Text), bindparam("key", type_=Text), bindparam("digest", type_=LargeBinary)
+        ).where(func.pg_try_advisory_xact_lock(bindparam("lock", type_=BigInteger))),
+    )
+    .on_conflict_do_nothing()
+)
+GET = Query(select(*(idempotency_key.c[name] for name in ("digest", "status", "headers", "body"))).where(*_this))
+SETTLE = Query(
+    update(idempotency_key)
+    .where(*_this)
+    .values(status=bindparam("status_"), headers=bindparam("headers_"), body=bindparam("body_"))
+)
+_old: Select[tuple[Any]] = (
+    select(literal_column("ctid"))
+    .select_from(idempotency_key)
+    .where(idempotency_key.c.created_at < func.now() - bindparam("older_than", type_=Interval))
+    .order_by(idempotency_key.c.created_at)
+    .limit(bindparam("at_most"))
+    .with_for_update(skip_locked=True)
+)
+PRUNE = Query(delete(idempotency_key).where(literal_column("ctid") == func.any(func.array(_old.scalar_subquery()))))
+
+
+async def claim(connection: Connection, caller: str, key: str, *, digest: bytes) -> bool:
+    """Whether this transaction is the first with the key; False if there is an answer, or will be."""
+    lock = int.from_bytes(blake2b(f"{caller}\x00{key}".encode(), digest_size=8).digest(), signed=True)
+    return await CLAIM.execute(connection, caller=caller, key=key, digest=digest, lock=lock) == 1
+
+
+async def get(connection: Connection, caller: str, key: str) -> Answer | None:
+    """What was answered; None if nothing was yet."""
+    return await GET.one(connection, Answer, caller_=caller, key_=key)
+
+
+async def settle(
+    connection: Connection, caller: str, key: str, *, status: int, headers: Sequence[tuple[str, str]], body: bytes
+) -> None:
+    """Writes down what is answered to a key that was claimed."""
+    values = {"status_": status, "headers_": Jsonb(headers), "body_": body}
+    await SETTLE.execute(connection, caller_=caller, key_=key, **values)
+
+
+async def prune(connection: Connection, *, older_than: timedelta, at_most: int) -> int:
+    """Deletes the oldest answers, and returns how many; fewer than `at_most` means that no older ones are left."""
+    return await PRUNE.execute(connection, older_than=older_than, at_most=at_most)
