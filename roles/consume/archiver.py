@@ -111,8 +111,8 @@ class Archiver:
             reached(Step.CONSUME_ARCHIVED)
             for delivery in batch:
                 await channel.ack(delivery)
+                self._status.archived += 1
             reached(Step.CONSUME_ARCHIVE_ACKED)
-            self._status.archived += len(batch)
             self._backoff.reset()
             self._report(None)
 
