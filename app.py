@@ -21,6 +21,7 @@ from clients import open_clients
 from commands.command import ConfigFile, exit_with, load
 from commands.cron.verbs import cli as cron_verbs
 from commands.keys import cli as key_verbs
+from commands.parked.verbs import cli as parked_verbs
 from commands.topology.verbs import cli as topology_verbs
 from db.pool import create_pool, current_pool
 from db.schema_version import add_revision, head, upgrade
@@ -41,6 +42,7 @@ from schema.settings import EMBEDDED, Settings, current_settings
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 cli.add_typer(cron_verbs, name="cron")
+cli.add_typer(parked_verbs, name="parked")
 cli.add_typer(key_verbs, name="keys")
 cli.add_typer(topology_verbs, name="topology")
 

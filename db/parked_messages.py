@@ -40,6 +40,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
+from db.inbox import inbox
 from db.metadata import metadata
 from db.query import Connection, Query
 
@@ -238,7 +239,11 @@ COUNT_OPEN = Query(
     .where(_row.status == Status.OPEN.value)
     .group_by(_row.queue)
 )
-
+APPLIED = Query(
+    select(_row.id, inbox.c.received_at)
+    .join(inbox, and_(inbox.c.queue == _row.queue, inbox.c.message_id == _row.message_id))
+    .where(_row.id == func.any(bindparam("ids", type_=ARRAY(BigInteger))))
+)
 LOCK = Query(
     select(parked_message)
     .where(_row.id == func.any(bindparam("ids", type_=ARRAY(BigInteger))), _row.status == bindparam("status_"))
@@ -296,6 +301,14 @@ async def same_message(connection: Connection, row: ParkedMessage) -> list[Parke
     return await OTHERS.all(connection, ParkedSummary, queue=row.queue, message_id=row.message_id, id_=row.id)
 
 
+async def applied(connection: Connection, ids: Sequence[int]) -> dict[int, datetime]:
+    """Those of these messages that took effect all the same, as far as the inbox remembers, and when.
+
+    A message that is parked has left no claim: it came to its queue once more, was replayed, or was sent twice.
+    """
+    return {each.id: each.received_at for each in await APPLIED.all(connection, _Applied, ids=list(ids))}
+
+
 async def open_counts(connection: Connection) -> list[OpenCount]:
     """The queues that have messages waiting for a person."""
     return await COUNT_OPEN.all(connection, OpenCount)
@@ -324,6 +337,11 @@ async def change_body(connection: Connection, parked_id: int, body: bytes, *, no
 async def prune(connection: Connection, *, older_than: timedelta, at_most: int) -> int:
     """Deletes the rows that were resolved first, with the record of what was done with them; returns how many."""
     return await PRUNE.execute(connection, older_than=older_than, at_most=at_most)
+
+
+class _Applied(BaseModel):
+    id: int
+    received_at: datetime
 
 
 class _Parking(BaseModel):

@@ -1,0 +1,144 @@
+"""Replaying and dropping parked messages.
+
+A few at a time, in one transaction with their record (`db.parked_acts`) and, for a replay, with their rows in the
+outbox. So it can be interrupted anywhere: what was done is done and written down, and the rest is as it was. Of two
+people who want the same message one gets it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+import anyio
+import typer
+
+from commands.command import confirm, database, failure
+from commands.parked.selection import Selection, counted
+from db import outbox, parked_acts, parked_messages
+from db.parked_acts import Act
+from db.parked_messages import ParkedMessage, Status
+from db.pool import Work, connection, unit_of_work
+from roles.consume.parking import to_be_replayed
+from schema.settings import Settings
+
+AT_ONCE = 100
+"""Messages in one transaction."""
+
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|m|h)", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+Do = Callable[[Work, Sequence[ParkedMessage]], Awaitable[None]]
+
+
+async def replay(
+    settings: Settings, *, selection: Selection, rate: str | None, note: str | None, by: str, yes: bool
+) -> int:
+    """Sends messages to their queues once more, through the outbox: with their ids, and a ladder of their own."""
+    pace = None if rate is None else parse_rate(rate)
+    do = partial(_into_outbox, brokers=tuple(settings.amqp))
+    done = partial(_do, do, act=Act.REPLAY, status=Status.REPLAYED, by=by, note=note)
+    async with database(settings):
+        return await _act("Replay", selection, done, pace=pace, yes=yes)
+
+
+async def drop(settings: Settings, *, selection: Selection, note: str | None, by: str, yes: bool) -> int:
+    """Gives messages up. They are kept for `consume.parked_retention`, in case that was wrong."""
+    done = partial(_do, _nothing, act=Act.DROP, status=Status.DROPPED, by=by, note=note)
+    async with database(settings):
+        return await _act("Drop", selection, done, pace=None, yes=yes)
+
+
+def parse_rate(text: str) -> float:
+    """Messages per second, from a text such as `10/s`, `100/m` or `5/h`.
+
+    Raises:
+        typer.Exit: it is no rate.
+    """
+    match = _RATE.fullmatch(text.strip())
+    if match is None or not float(match[1]):
+        raise failure(f"--rate: {text!r} is not a rate (try '10/s'; the units are s, m and h)", 2)
+    return float(match[1]) / _SECONDS[match[2]]
+
+
+async def _act(
+    verb: str,
+    selection: Selection,
+    done: Callable[..., Awaitable[int]],
+    *,
+    pace: float | None,
+    yes: bool,
+) -> int:
+    async with connection() as conn:
+        found = await selection.find(conn, datetime.now(UTC))
+        applied = await parked_messages.applied(conn, [each.id for each in found]) if verb == "Replay" else {}
+    if not found:
+        typer.echo("no message matches")
+        return 0
+    known = f" {len(applied)} of them took effect meanwhile, and will be dropped as duplicates." if applied else ""
+    confirm(f"{verb} {counted(found)}?{known}", yes=yes)
+    ids = [each.id for each in found]
+    at_once = AT_ONCE if pace is None else min(AT_ONCE, math.ceil(pace / 10))
+    count = 0
+    try:
+        began = anyio.current_time()
+        for start in range(0, len(ids), at_once):
+            if pace is not None:
+                await anyio.sleep(began + start / pace - anyio.current_time())
+            few = ids[start : start + at_once]
+            count += await done(few, selection.status, how_many=len(ids))
+    finally:
+        past = {"Replay": "replayed", "Drop": "dropped"}[verb]
+        rest = "" if count == len(ids) else f" of {len(ids)}; the others are as they were, or somebody else's by now"
+        typer.echo(f"{past} {count}{rest}")
+    return 0
+
+
+async def _do(
+    do: Do,
+    ids: Sequence[int],
+    expected: Status,
+    *,
+    act: Act,
+    status: Status,
+    by: str,
+    note: str | None,
+    how_many: int,
+) -> int:
+    """Does it with those of the messages that still are what they were; returns how many."""
+    async with unit_of_work() as work:
+        rows = await parked_messages.lock(work.connection, ids, status=expected)
+        await do(work, rows)
+        locked = [row.id for row in rows]
+        await parked_messages.resolve(work.connection, locked, status=status, by=by, note=note)
+        await parked_acts.record(work.connection, locked, act, who=by, how_many=how_many, note=note)
+    return len(locked)
+
+
+async def _into_outbox(work: Work, rows: Sequence[ParkedMessage], *, brokers: Sequence[str]) -> None:
+    for row in rows:
+        if row.broker not in brokers:
+            raise failure(
+                f"message {row.id} is for the broker {row.broker!r}, which [amqp.{row.broker}] is to name", 2
+            )
+        try:
+            properties = to_be_replayed(row)
+        except ValueError as error:
+            raise failure(f"message {row.id} cannot be sent: {error}", 1) from None
+        await outbox.add_encoded(
+            work.connection,
+            broker=row.broker,
+            exchange="",
+            routing_key=row.queue,
+            body=row.body,
+            properties=properties.encode(),
+            message_id=properties.text("message_id"),
+        )
+        work.brokers.add(row.broker)
+
+
+async def _nothing(work: Work, rows: Sequence[ParkedMessage]) -> None:
+    """A message that is dropped goes nowhere."""
