@@ -116,9 +116,9 @@ async def _rehearsed(consumer: Consumer[Any], body: bytes, limit: timedelta) -> 
             outcome.seconds = perf_counter() - began
             outcome.published = rehearsed.published
             state = work.connection.pgconn.transaction_status
-            if state is TransactionStatus.INTRANS:
+            if state == TransactionStatus.INTRANS:
                 outcome.rows = await _touched(work)
-            elif state is TransactionStatus.IDLE:
+            elif state == TransactionStatus.IDLE:
                 raise failure("the handler has ended the transaction by itself: what it did may be there to stay", 1)
             raise _RollBack
     except _RollBack:
