@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clients import open_clients
+from clients.cache import open_cache
 from commands.command import ConfigFile, exit_with, load
 from commands.cron.verbs import cli as cron_verbs
 from commands.keys import cli as key_verbs
@@ -156,7 +157,7 @@ async def _serve(settings: Settings) -> int:
     stop = anyio.Event()
     drain_on_signals(stop, limit)
     with watchdog(emit, settings.supervisor.blocked_loop):
-        async with open_clients(settings.clients):
+        async with open_cache(settings.cache), open_clients(settings.clients):
             await supervisor.run(specs, stop=stop)
     return 0
 

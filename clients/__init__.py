@@ -46,7 +46,11 @@ async def open_clients(sections: settings.Clients, *, trust: ssl.SSLContext | No
         token = _current.set(
             Clients(
                 jwks=JwksClient(Service("jwks", sections.jwks, http)),
-                timezone=TimezoneClient(Service("timezone", sections.timezone, http)),
+                timezone=TimezoneClient(
+                    Service("timezone", sections.timezone, http),
+                    lifetime=sections.timezone.lifetime,
+                    stale_for=sections.timezone.stale_for,
+                ),
             )
         )
         try:

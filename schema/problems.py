@@ -174,6 +174,13 @@ KEY_REUSED = ProblemType(
     meaning="The `Idempotency-Key` belongs to another request, with another path or another body.",
     remedy="Make up a new key for each request, and use it again only to send that very request again.",
 )
+TOO_MANY_REQUESTS = ProblemType(
+    name="too-many-requests",
+    status=429,
+    title="Too many requests",
+    meaning="The caller has asked for this more often than the API allows (`api.rate_limit`, or the route's own).",
+    remedy="Wait for the seconds in the `Retry-After` header. `RateLimit-Remaining` says how many are left.",
+)
 INTERNAL = ProblemType(
     name="internal-error",
     status=500,
@@ -192,7 +199,7 @@ UNAVAILABLE = ProblemType(
     name="unavailable",
     status=503,
     title="Unavailable",
-    meaning="The request cannot be served just now: the database is away or busy.",
+    meaning="The request cannot be served just now: the database is away or busy, or there are too many requests.",
     remedy="Try again after the seconds in the `Retry-After` header.",
 )
 TIMED_OUT = ProblemType(
@@ -225,6 +232,7 @@ PROBLEM_TYPES = (
     UNSUPPORTED_MEDIA_TYPE,
     INVALID,
     KEY_REUSED,
+    TOO_MANY_REQUESTS,
     INTERNAL,
     UPSTREAM_FAILED,
     UNAVAILABLE,

@@ -28,12 +28,15 @@ from pydantic import (
 )
 
 from schema.duration import Duration
+from schema.rate import Rate, RateSetting
 
 ROLES = ("api", "consume", "schedule")
 MAX_PORT = 65535
 EMBEDDED = "embedded"
 """The URL that asks for a private server, run as a child of this process (see `roles.embedded`)."""
 
+IN_MEMORY = "mem://"
+"""The URL of a cache in the memory of each process."""
 
 LONGEST_HANDLER_TIMEOUT = timedelta(minutes=30)
 """RabbitMQ closes the channel of a consumer that keeps a message for longer (its `consumer_timeout`)."""
@@ -125,6 +128,30 @@ def _token(value: SecretStr) -> SecretStr:
     return value
 
 
+def _cache_url(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if text != IN_MEMORY:
+        parts = urlsplit(text)
+        if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+            raise ValueError("not the URL of a cache (try 'mem://' or 'redis://user:password@host:6379/0')")
+    return value
+
+
+def _no_rate(value: Any) -> Any:
+    return None if value == "" else value
+
+
+def _written(rate: Rate | None) -> str:
+    return "" if rate is None else str(rate)
+
+
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    if value != "*" and (parts.scheme not in ("http", "https") or f"{parts.scheme}://{parts.netloc}" != value):
+        raise ValueError("not an origin (try 'https://app.example.org', without a path, or '*' for all)")
+    return value
+
+
 def _amqp_url(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if text != EMBEDDED:
@@ -198,6 +225,27 @@ class Api(Section):
     keep_alive_timeout: PositiveDuration = timedelta(seconds=75)
     idempotency_retention: PositiveDuration = timedelta(days=1)
     cursor_key: SecretStr = SecretStr("")
+    max_in_flight: int = Field(1000, ge=1)
+    rate_limit: Annotated[RateSetting | None, BeforeValidator(_no_rate), PlainSerializer(_written)] = Rate(
+        6000, timedelta(minutes=1)
+    )
+    trusted_proxies: int = Field(0, ge=0, le=10)
+    cors_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_names)] = ()
+    tls_certificate: str = ""
+    tls_key: str = ""
+
+    @model_validator(mode="after")
+    def _certified(self) -> Self:
+        if bool(self.tls_certificate) is not bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key belong together: set both or none")
+        return self
+
+
+class Cache(Section):
+    url: Annotated[SecretStr, AfterValidator(_cache_url)] = SecretStr(IN_MEMORY)
+    size: int = Field(10_000, ge=1)
+    timeout: PositiveDuration = timedelta(milliseconds=200)
+    rest: PositiveDuration = timedelta(seconds=5)
 
 
 class Jwt(Section):
@@ -270,6 +318,8 @@ class Client(Section):
 
 class Timezone(Client):
     url: HttpUrl = "https://worldtimeapi.org"
+    lifetime: Duration = timedelta(seconds=10)
+    stale_for: Duration = timedelta(minutes=5)
 
 
 class Jwks(Client):
@@ -299,6 +349,7 @@ class Settings(Section):
     api: Api = Api()
     auth: Auth = Auth()
     ops: Ops = Ops()
+    cache: Cache = Cache()
     database: Database = Database()
     amqp: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")], Amqp] = {"example": Amqp()}
     consume: Consume = Consume()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import quart
 from quart import Quart, Response
 from quart.sessions import NullSession, SessionInterface
+from quart_cors import cors
 from quart_schema import Info, QuartSchema
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import IntegerConverter, Map, ValidationError
@@ -18,6 +20,7 @@ from roles.api.connection import Connection
 from roles.api.docs import add_docs, add_problem_pages
 from roles.api.errors import problem_for
 from roles.api.guard import admit, guard
+from roles.api.limits import limit_rates
 from roles.api.openapi import OpenAPI
 from roles.api.pages import EXTENSION, Cursors
 from roles.api.replies import problem_reply
@@ -31,6 +34,22 @@ if TYPE_CHECKING:
     from quart.wrappers import BaseRequestWebsocket
 
 PREFIX = "/api/v1"
+
+CORS_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "X-Request-Id")
+CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+CORS_EXPOSED = (
+    "ETag",
+    "Link",
+    "Location",
+    "RateLimit-Limit",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
+    "Retry-After",
+    "X-Request-Id",
+)
+"""What pages of `api.cors_origins` may send, and may read of a reply."""
+CORS_LIFETIME = timedelta(hours=1)
+"""For which a browser remembers that it may."""
 
 INFO = Info(
     title="Rolecall",
@@ -129,6 +148,16 @@ def create_app(settings: Settings, clock: Clock | None = None) -> Api:
         openapi_provider_class=OpenAPI,
     )
     app.extensions[EXTENSION] = Cursors(settings)
+    limit_rates(app)
+    if origins := settings.api.cors_origins:
+        cors(
+            app,
+            allow_origin=origins,
+            allow_headers=CORS_HEADERS,
+            allow_methods=CORS_METHODS,
+            expose_headers=CORS_EXPOSED,
+            max_age=CORS_LIFETIME,
+        )
     app.make_response = _unless_made(app.make_response)  # type: ignore[method-assign]
     for blueprint in ROUTES:
         app.register_blueprint(blueprint, url_prefix=f"{PREFIX}{blueprint.url_prefix}")

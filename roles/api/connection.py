@@ -24,6 +24,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 
 from roles.api.client_watch import ClientWatch
+from roles.api.compression import compress
 from roles.api.errors import RequestTimedOut, problem_for
 from roles.api.replies import problem_reply
 from roles.cancellation import StrayCancellation, stray_cancellation_as
@@ -130,6 +131,7 @@ class Connection:
         return problem_reply(problem, self._scope["path"], self._scope["state"].get(STATE_KEY), headers)
 
     async def _send(self, response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        compress(response, _header(self._scope, b"accept-encoding"))
         headers = [
             (name.lower().encode("latin1"), value.encode("latin1")) for name, value in response.headers.items()
         ]
@@ -144,7 +146,11 @@ class Connection:
 
 
 def _announced_length(scope: HTTPScope) -> int:
-    return next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
+    return int(_header(scope, b"content-length") or 0)
+
+
+def _header(scope: HTTPScope, wanted: bytes) -> str:
+    return next((value.decode("latin1") for name, value in scope["headers"] if name == wanted), "")
 
 
 async def _discard(receive: ASGIReceiveCallable) -> None:

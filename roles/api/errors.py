@@ -56,6 +56,7 @@ _BY_STATUS = {
         problems.PRECONDITION_FAILED,
         problems.CONTENT_TOO_LARGE,
         problems.UNSUPPORTED_MEDIA_TYPE,
+        problems.TOO_MANY_REQUESTS,
     )
 }
 
@@ -144,7 +145,8 @@ def _http(error: HTTPException, status: int) -> tuple[Problem, Headers]:
         problem = kind(own_words or kind.meaning)
     else:
         problem = problems.untyped(status, own_words)
-    headers = Headers(pair for pair in error.get_headers() if pair[0] != "Content-Type")
+    own = dict.fromkeys(pair for pair in error.get_headers() if pair[0] != "Content-Type")  # some say a thing twice
+    headers = Headers(own)
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         headers["Allow"] = ", ".join(sorted(error.valid_methods))
     return problem, headers

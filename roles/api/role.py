@@ -5,12 +5,13 @@ from __future__ import annotations
 import anyio
 import structlog
 from anyio.abc import TaskStatus
+from hypercorn.middleware import ProxyFixMiddleware
 
 from roles.api.app import create_app
 from roles.api.guard import ensure_guarded
 from roles.resources import Resources
 from roles.web.listener import address_of, listen
-from roles.web.server import serve
+from roles.web.server import serve, tls_context
 
 SHUTDOWN_TIMEOUT = 2.0
 """Seconds that what routes have registered with `after_app_serving` has to end in."""
@@ -34,19 +35,23 @@ class ApiRole:
         settings = self._resources.settings
         ensure_guarded(settings)
         app = create_app(settings, self._resources.clock)
+        certificate = settings.api.tls_certificate
+        tls = tls_context(certificate, settings.api.tls_key) if certificate else None
         listener = listen(settings.api.bind, setting="api.bind")
         self._resources.board.addresses["api"] = address_of(listener)
-        log.info("api listening", url=f"http://{self._resources.board.addresses['api']}")
+        log.info("api listening", url=f"{'https' if tls else 'http'}://{self._resources.board.addresses['api']}")
         with listener:
             await app.startup()
             try:
                 await serve(
-                    app,
+                    ProxyFixMiddleware(app, trusted_hops=hops) if (hops := settings.api.trusted_proxies) else app,
                     listener,
                     stop=stop,
                     tally=self._resources.board.tally("api"),
                     started=task_status.started,
                     keep_alive_timeout=settings.api.keep_alive_timeout,
+                    max_in_flight=settings.api.max_in_flight,
+                    tls=tls,
                 )
             finally:
                 with anyio.move_on_after(SHUTDOWN_TIMEOUT, shield=True):

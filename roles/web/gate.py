@@ -1,8 +1,9 @@
 """The gate: what every request goes through, whatever the application behind it.
 
 It gives the request an id (the caller's own in `X-Request-Id`, if it looks like one), binds it to the logs of the
-request and returns it; it counts the request, logs it once it is over, answers for an application that raised or was
-cut off, and ends connections while the server drains.
+request and returns it; it counts the request, logs it once it is over, answers for an application that raised, was
+cut off or has too much to do, puts the headers in that keep browsers from doing what nobody meant, and ends
+connections while the server drains.
 """
 
 from __future__ import annotations
@@ -27,6 +28,17 @@ STATE_KEY = "request_id"
 LAST_WORDS = 1.0
 """Seconds that a client has to take the answer that its request was cut off."""
 
+DEFENSIVE = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+"""What every reply says, unless the application has its own (https://owasp.org/www-project-secure-headers)."""
+STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
+"""And over TLS: a browser is not to try it without for a year (RFC 6797)."""
+
 _VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 log = structlog.get_logger(__name__)
@@ -40,10 +52,20 @@ class Gate:
             and failed if that never happened (the client went away) or the reply was a 500.
         draining: once set, every reply tells the client that the connection ends with it.
         log_requests: whether each request is logged.
+        max_in_flight: a request beyond that many others is answered with 503 at once; None for no limit.
     """
 
-    def __init__(self, app: ASGIFramework, *, tally: Tally, draining: anyio.Event, log_requests: bool = True) -> None:
+    def __init__(
+        self,
+        app: ASGIFramework,
+        *,
+        tally: Tally,
+        draining: anyio.Event,
+        log_requests: bool = True,
+        max_in_flight: int | None = None,
+    ) -> None:
         self._app, self._tally, self._draining, self._log_requests = app, tally, draining, log_requests
+        self._max_in_flight = max_in_flight
         self._in_flight: set[asyncio.Task[None]] = set()
         self._cut_off = False
         self._log = log.bind()  # once: structlog's lazy logger is set up anew at each use
@@ -73,10 +95,7 @@ class Gate:
             nonlocal status, complete
             if event["type"] == "http.response.start":
                 status = event["status"]
-                ours = [(REQUEST_ID, request_id.encode())]
-                if self._draining.is_set():
-                    ours.append((b"connection", b"close"))
-                event["headers"] = [*event["headers"], *ours]
+                event["headers"] = self._headers(list(event["headers"]), request_id, scope)
                 await send(event)
             else:
                 await send(event)
@@ -84,11 +103,15 @@ class Gate:
 
         task = asyncio.current_task()
         assert task is not None
+        full = self._max_in_flight is not None and len(self._in_flight) >= self._max_in_flight
         self._in_flight.add(task)
         self._tally.taken += 1
         whole = False
         try:
-            await self._app(scope, receive, forward)
+            if full:
+                await _send_problem(UNAVAILABLE("The server has too much to do."), request_id, forward)
+            else:
+                await self._app(scope, receive, forward)
             whole = complete and status != INTERNAL.status
         except (Exception, asyncio.CancelledError) as error:
             problem = self._explain(error, scope)
@@ -112,6 +135,19 @@ class Gate:
                     duration_ms=round((perf_counter() - began) * 1000, 2),
                     complete=complete,
                 )
+
+    def _headers(
+        self, headers: list[tuple[bytes, bytes]], request_id: str, scope: HTTPScope
+    ) -> list[tuple[bytes, bytes]]:
+        """The reply's headers with ours."""
+        named = {name for name, _ in headers}
+        headers += [header for header in DEFENSIVE if header[0] not in named]
+        headers.append((REQUEST_ID, request_id.encode()))
+        if scope["scheme"] == "https":
+            headers.append(STRICT_TRANSPORT)
+        if self._draining.is_set() and scope["http_version"] < "2":  # HTTP/2 ends connections in its own way
+            headers.append((b"connection", b"close"))
+        return headers
 
     def _explain(self, error: BaseException, scope: HTTPScope) -> Problem:
         if self._cut_off and isinstance(error, asyncio.CancelledError):

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 from socket import socket
+from ssl import SSLContext, SSLError
 
 import anyio
 import structlog
@@ -24,6 +25,7 @@ from roles.cancellation import stray_cancellation_as
 from roles.tally import Tally
 from roles.web.gate import Gate
 from roles.web.listener import BACKLOG
+from schema.errors import ConfigurationError
 
 LINGER = 0.1
 """Seconds between the first replies that end their connection and the end of the connections that are idle.
@@ -35,7 +37,32 @@ cut off at once, it could have just sent one that nobody would answer.
 CUT_OFF_TIMEOUT = 2.0
 """Seconds that requests have to end in after they were cancelled."""
 
+TLS_HANDSHAKE_TIMEOUT = 10.0
+"""Seconds that a client has to agree with us on TLS."""
+
 log = structlog.get_logger(__name__)
+
+
+def tls_context(certificate: str, key: str) -> SSLContext:
+    """What to serve HTTPS with: TLS 1.2 or newer, HTTP/2 where the client speaks it.
+
+    Params:
+        certificate: a PEM file, with the chain that leads to its authority.
+        key: the PEM file of its private key.
+
+    Raises:
+        ConfigurationError: they cannot be read, or do not belong together.
+    """
+    config = Config()
+    config.certfile, config.keyfile = certificate, key
+    try:
+        context = config.create_ssl_context()
+    except (OSError, SSLError) as error:
+        raise ConfigurationError(
+            f"api.tls_certificate = {certificate!r} and api.tls_key = {key!r}: cannot be used: {error}"
+        ) from error
+    assert context is not None
+    return context
 
 
 async def serve(
@@ -47,6 +74,8 @@ async def serve(
     started: Callable[[], None] = lambda: None,
     keep_alive_timeout: timedelta = timedelta(seconds=75),
     log_requests: bool = True,
+    max_in_flight: int | None = None,
+    tls: SSLContext | None = None,
 ) -> None:
     """Serves `app` on `listener` until `stop` is set, then ends what is in flight and returns.
 
@@ -57,9 +86,11 @@ async def serve(
         app: an ASGI application; its lifespan is its owner's.
         started: called once connections are accepted.
         keep_alive_timeout: after that long an idle connection is closed.
+        max_in_flight: requests at a time; those beyond are answered with 503.
+        tls: the certificate to serve with (`tls_context`), for HTTP/2 as well; None serves without TLS.
     """
     draining = anyio.Event()
-    gate = Gate(app, tally=tally, draining=draining, log_requests=log_requests)
+    gate = Gate(app, tally=tally, draining=draining, log_requests=log_requests, max_in_flight=max_in_flight)
     config, context = _config(keep_alive_timeout), WorkerContext(None)
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -87,7 +118,10 @@ async def serve(
             shield.deadline = anyio.current_time() + CUT_OFF_TIMEOUT
 
     async with anyio.create_task_group() as tasks:
-        server = await asyncio.start_server(accept, sock=listener, backlog=BACKLOG)
+        handshake = None if tls is None else TLS_HANDSHAKE_TIMEOUT
+        server = await asyncio.start_server(
+            accept, sock=listener, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=handshake
+        )
         # A connection that is cancelled ends in the middle of a reply. Only requests are, and by the gate.
         with anyio.CancelScope(shield=True) as shield:
             async with anyio.create_task_group() as connections:

@@ -18,6 +18,7 @@ from anyio.abc import ByteReceiveStream, SocketStream
 from quart import Blueprint, Response, abort, request
 from quart_schema import document_response
 
+from clients.cache import open_cache
 from clients.errors import UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
 from db.pool import Pool, connection
 from roles.api.access import public, requires
@@ -82,7 +83,7 @@ async def read_all(stream: ByteReceiveStream) -> bytes:
 async def running_api(pool: Pool, settings: Settings, clock: Clock | None = None) -> AsyncIterator[RunningApi]:
     resources = Resources(settings=settings, pool=pool, amqp_urls={}, clock=clock or SystemClock())
     stop = anyio.Event()
-    async with anyio.create_task_group() as tasks:
+    async with open_cache(settings.cache), anyio.create_task_group() as tasks:
         with anyio.fail_after(60):
             await tasks.start(partial(ApiRole(resources).run, stop=stop))
         address = resources.board.addresses["api"]

@@ -9,6 +9,7 @@ from datetime import datetime
 import pytest
 
 from clients import clients, open_clients
+from clients.cache import open_cache
 from clients.errors import UpstreamInvalid
 from schema import settings
 from tests.clients.stub import MOSCOW, Stub, answer
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 async def opened(stub: Stub) -> AsyncIterator[None]:
-    async with open_clients(settings.Clients(timezone=settings.Timezone(url=stub.url))):
+    async with open_cache(settings.Cache()), open_clients(settings.Clients(timezone=settings.Timezone(url=stub.url))):
         yield
 
 
@@ -67,3 +68,14 @@ async def test_no_name_leaves_the_path(stub: Stub) -> None:
     assert stub.requests[0].target == "/api/timezone/..%2Fadmin/a%3Fb%23c"
     with pytest.raises(ValueError, match="cannot be a segment"):
         await clients().timezone.get("..", "..")
+
+
+async def test_an_answer_is_given_again_for_its_lifetime(stub: Stub) -> None:
+    stub.plays(answer(200, MOSCOW), answer(200, MOSCOW))
+    first = await clients().timezone.get("Europe", "Moscow")
+    assert await clients().timezone.get("Europe", "Moscow") == first
+    assert await clients().timezone.get("Europe", "Samara") == first  # another name is another question
+    assert [request.target for request in stub.requests] == [
+        "/api/timezone/Europe/Moscow",
+        "/api/timezone/Europe/Samara",
+    ]

@@ -1,0 +1,151 @@
+"""Headers that keep browsers from doing what nobody meant, CORS, compression, and TLS with HTTP/2."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from db.pool import Pool, connection
+from schema.errors import ConfigurationError
+from tests.api.support import Faults, RunningApi, StartApi
+from tests.clients.stub import PEM
+
+pytestmark = pytest.mark.anyio
+
+STUDENTS = "/api/v1/students"
+PAGE = "https://app.example.org"
+
+
+@pytest.mark.parametrize("path", [STUDENTS, "/nowhere", "/problems/not-found", "/api/v1/faults/raise"])
+async def test_every_reply_forbids_what_nobody_needs(path: str, faults: Faults, start_api: StartApi) -> None:
+    faults.error = psycopg.errors.UniqueViolation("a bug")
+    async with start_api() as api:
+        headers = (await api.http.get(path)).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert "Server" not in headers
+    assert "Strict-Transport-Security" not in headers
+    assert len(headers.get_list("Content-Security-Policy")) == 1
+
+
+async def test_pages_of_listed_origins_may_call(start_api: StartApi) -> None:
+    preflight = {
+        "Origin": PAGE,
+        "Access-Control-Request-Method": "PATCH",
+        "Access-Control-Request-Headers": "authorization, content-type, x-evil",
+    }
+    async with start_api(api={"cors_origins": [PAGE]}) as api:
+        asked = await api.http.options(f"{STUDENTS}/1", headers=preflight)
+        reply = await api.http.get(STUDENTS, headers={"Origin": PAGE})
+        stranger = await api.http.get(STUDENTS, headers={"Origin": "https://evil.example"})
+        missing = await api.http.get(f"{STUDENTS}/1", headers={"Origin": PAGE})
+    assert asked.headers["Access-Control-Allow-Origin"] == PAGE
+    assert "PATCH" in asked.headers["Access-Control-Allow-Methods"]
+    allowed = asked.headers["Access-Control-Allow-Headers"].lower()
+    assert "authorization" in allowed
+    assert "x-evil" not in allowed
+    assert reply.headers["Access-Control-Allow-Origin"] == PAGE
+    assert "RateLimit-Remaining" in reply.headers["Access-Control-Expose-Headers"]
+    assert "Origin" in reply.headers["Vary"]
+    assert "Access-Control-Allow-Origin" not in stranger.headers
+    assert missing.headers["Access-Control-Allow-Origin"] == PAGE, "its page may read the problem"
+
+
+async def test_without_a_setting_no_page_may(api: RunningApi) -> None:
+    reply = await api.http.get(STUDENTS, headers={"Origin": PAGE})
+    assert "Access-Control-Allow-Origin" not in reply.headers
+
+
+async def many_students(pool: Pool) -> None:
+    async with connection() as conn:
+        await conn.execute("INSERT INTO student (name) SELECT 'Ada ' || n FROM generate_series(1, 50) n")
+
+
+async def test_large_replies_are_compressed_for_those_who_take_it(pool: Pool, api: RunningApi) -> None:
+    await many_students(pool)
+    sizes = {}
+    for accepted in ("gzip", "identity", "gzip;q=0", "br, *;q=0.1"):
+        async with api.http.stream("GET", STUDENTS, headers={"Accept-Encoding": accepted}) as reply:
+            raw = b"".join([chunk async for chunk in reply.aiter_raw()])
+            assert len(raw) == int(reply.headers["Content-Length"])
+            assert "Accept-Encoding" in reply.headers["Vary"]
+            sizes[accepted] = len(raw), reply.headers.get("Content-Encoding")
+    assert sizes["gzip"][1] == "gzip"
+    assert sizes["gzip"][0] * 4 < sizes["identity"][0]
+    assert sizes["identity"][1] is sizes["gzip;q=0"][1] is None
+    whole = (await api.http.get(STUDENTS, headers={"Accept-Encoding": "gzip"})).json()
+    assert whole == (await api.http.get(STUDENTS, headers={"Accept-Encoding": "identity"})).json()
+
+
+async def test_small_replies_are_not(api: RunningApi) -> None:
+    reply = await api.http.get(f"{STUDENTS}/1", headers={"Accept-Encoding": "gzip"})
+    assert "Content-Encoding" not in reply.headers
+
+
+@pytest.fixture
+def certified(tmp_path: Path) -> dict[str, str]:
+    return {"tls_certificate": str(PEM), "tls_key": str(PEM)}
+
+
+def trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=PEM)
+    context.check_hostname = False
+    return context
+
+
+@pytest.mark.parametrize("http2", [False, True])
+async def test_a_certificate_makes_it_https(
+    http2: bool, certified: dict[str, str], start_api: StartApi
+) -> None:
+    async with start_api(api=certified) as api:
+        url = f"https://{api.host}:{api.port}"
+        async with httpx.AsyncClient(base_url=url, verify=trusting(), http2=http2, trust_env=False) as client:
+            reply = await client.get(STUDENTS)
+            created = await client.post(STUDENTS, json={"name": "Ada"})
+    assert reply.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
+    assert reply.headers["Strict-Transport-Security"] == "max-age=31536000"
+    assert created.status_code == 201
+
+
+async def test_a_request_over_http2_is_finished_by_a_drain(
+    certified: dict[str, str], faults: Faults, start_api: StartApi
+) -> None:
+    async with start_api(api={**certified, "request_timeout": "300ms"}) as api:
+        url = f"https://{api.host}:{api.port}"
+        async with httpx.AsyncClient(
+            base_url=url, verify=trusting(), http2=True, trust_env=False, timeout=60
+        ) as client:
+            await client.get(STUDENTS)
+            async with client.stream("GET", "/api/v1/faults/slow") as reply:
+                api.stop.set()
+                assert reply.status_code == 503
+                assert (await reply.aread()).startswith(b"{")
+
+
+async def test_plain_http_on_the_port_for_tls_costs_a_connection_and_no_more(
+    certified: dict[str, str], start_api: StartApi
+) -> None:
+    async with start_api(api=certified) as api:
+        async with await api.connect() as stream:
+            await stream.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        url = f"https://{api.host}:{api.port}"
+        async with httpx.AsyncClient(base_url=url, verify=trusting(), trust_env=False) as client:
+            assert (await client.get(STUDENTS)).status_code == 200
+
+
+async def test_a_certificate_that_is_none_is_said_at_the_start(tmp_path: Path, start_api: StartApi) -> None:
+    broken = tmp_path / "broken.pem"
+    broken.write_text("nonsense")
+    with pytest.raises(ExceptionGroup) as failed:
+        async with start_api(api={"tls_certificate": str(broken), "tls_key": str(broken)}):
+            raise AssertionError("it has started")
+    error = failed.value.exceptions[0]
+    assert isinstance(error, ConfigurationError)
+    assert "api.tls_certificate" in str(error)
