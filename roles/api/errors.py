@@ -146,7 +146,7 @@ def _http(error: HTTPException, status: int) -> tuple[Problem, Headers]:
     else:
         problem = problems.untyped(status, own_words)
     own = dict.fromkeys(pair for pair in error.get_headers() if pair[0] != "Content-Type")  # some say a thing twice
-    headers = Headers(own)
+    headers = Headers(list(own))
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         headers["Allow"] = ", ".join(sorted(error.valid_methods))
     return problem, headers

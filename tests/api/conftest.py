@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from clients.cache import open_cache
 from db.pool import Pool, connection, create_pool, current_pool
 from roles.api.routes import ROUTES
 from roles.clock import Clock
-from schema.settings import Database, Settings
+from schema.settings import Cache, Database, Settings
 from tests.api.support import Faults, RunningApi, StartApi, running_api
 from tests.services import PostgresServer
 
@@ -31,7 +32,7 @@ def shared_database_url(postgres: PostgresServer) -> Iterator[str]:
 async def pool(shared_database_url: str) -> AsyncIterator[Pool]:
     """An open pool on an empty database, and the current one. It is small, and it loses its patience fast."""
     settings = Database.model_validate({"pool_max_size": 4, "pool_timeout": "300ms", "statement_timeout": "500ms"})
-    async with create_pool(shared_database_url, settings) as pool:
+    async with open_cache(Cache()), create_pool(shared_database_url, settings) as pool:
         token = current_pool.set(pool)
         async with connection() as conn:
             await conn.execute("TRUNCATE student, api_key, idempotency_key, outbox RESTART IDENTITY")

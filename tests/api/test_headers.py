@@ -101,9 +101,7 @@ def trusting() -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("http2", [False, True])
-async def test_a_certificate_makes_it_https(
-    http2: bool, certified: dict[str, str], start_api: StartApi
-) -> None:
+async def test_a_certificate_makes_it_https(http2: bool, certified: dict[str, str], start_api: StartApi) -> None:
     async with start_api(api=certified) as api:
         url = f"https://{api.host}:{api.port}"
         async with httpx.AsyncClient(base_url=url, verify=trusting(), http2=http2, trust_env=False) as client:

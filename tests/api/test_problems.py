@@ -337,6 +337,7 @@ async def test_types_are_stable_and_lead_to_a_page_that_explains_them(api: Runni
         "unsupported-media-type": 415,
         "invalid-request": 422,
         "idempotency-key-reused": 422,
+        "too-many-requests": 429,
         "internal-error": 500,
         "upstream-failed": 502,
         "unavailable": 503,
