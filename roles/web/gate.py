@@ -29,13 +29,14 @@ LAST_WORDS = 1.0
 """Seconds that a client has to take the answer that its request was cut off."""
 
 DEFENSIVE = (
-    (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
 """What every reply says, unless the application has its own (https://owasp.org/www-project-secure-headers)."""
+UNKEPT, ASKED_AGAIN = (b"cache-control", b"no-store"), (b"cache-control", b"private, no-cache")
+"""Nobody keeps a reply; one with an `ETag` is kept by its caller, who asks each time whether it still holds."""
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 """And over TLS: a browser is not to try it without for a year (RFC 6797)."""
 
@@ -142,6 +143,8 @@ class Gate:
         """The reply's headers with ours."""
         named = {name for name, _ in headers}
         headers += [header for header in DEFENSIVE if header[0] not in named]
+        if UNKEPT[0] not in named:
+            headers.append(ASKED_AGAIN if b"etag" in named else UNKEPT)
         headers.append((REQUEST_ID, request_id.encode()))
         if scope["scheme"] == "https":
             headers.append(STRICT_TRANSPORT)

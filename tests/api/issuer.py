@@ -51,6 +51,7 @@ class Token:
     without: str = ""
     """A claim that it lacks."""
     claims: dict[str, Any] = field(default_factory=dict)
+    """Claims that it has besides, or instead; a duration is a time from when it is used."""
 
     def __str__(self) -> str:
         claims = self.payload()
@@ -68,6 +69,7 @@ class Token:
             "exp": now + timedelta(minutes=5),
             **self.claims,
         }
+        claims = {name: now + value if isinstance(value, timedelta) else value for name, value in claims.items()}
         return {name: value for name, value in claims.items() if name != self.without}
 
 

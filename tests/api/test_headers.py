@@ -35,6 +35,13 @@ async def test_every_reply_forbids_what_nobody_needs(path: str, faults: Faults, 
     assert len(headers.get_list("Content-Security-Policy")) == 1
 
 
+async def test_a_reply_with_an_etag_may_be_kept_and_asked_about(api: RunningApi) -> None:
+    created = await api.http.post(STUDENTS, json={"name": "Ada"})
+    reply = await api.http.get(created.headers["Location"])
+    assert reply.headers["ETag"]
+    assert reply.headers["Cache-Control"] == "private, no-cache"
+
+
 async def test_pages_of_listed_origins_may_call(start_api: StartApi) -> None:
     preflight = {
         "Origin": PAGE,
