@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import psycopg
 import pytest
 
 from clients.cache import open_cache
-from db.pool import Pool, connection, create_pool, current_pool
+from db.pool import Pool, create_pool, current_pool
 from roles.api.routes import ROUTES
 from roles.clock import Clock
 from schema.settings import Cache, Database, Settings
@@ -30,12 +31,12 @@ def shared_database_url(postgres: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture
 async def pool(shared_database_url: str) -> AsyncIterator[Pool]:
-    """An open pool on an empty database, and the current one. It is small, and it loses its patience fast."""
-    settings = Database.model_validate({"pool_max_size": 4, "pool_timeout": "300ms", "statement_timeout": "500ms"})
+    """An open pool on an empty database, and the current one. It is small, and has little patience."""
+    settings = Database.model_validate({"pool_max_size": 4, "pool_timeout": "2s", "statement_timeout": "2s"})
+    async with await psycopg.AsyncConnection.connect(shared_database_url, autocommit=True) as conn:
+        await conn.execute("TRUNCATE student, api_key, idempotency_key, outbox RESTART IDENTITY")
     async with open_cache(Cache()), create_pool(shared_database_url, settings) as pool:
         token = current_pool.set(pool)
-        async with connection() as conn:
-            await conn.execute("TRUNCATE student, api_key, idempotency_key, outbox RESTART IDENTITY")
         yield pool
         current_pool.reset(token)
 
