@@ -8,8 +8,11 @@ import anyio
 import pytest
 
 from db import inbox
-from db.pool import Pool, Work, connection, unit_of_work
-from roles.schedule.jobs.pruning import prune_inbox
+from db.cron_runs import RunStatus
+from db.pool import Pool, connection, unit_of_work
+from roles.resources import Resources
+from roles.schedule.jobs import pruning
+from roles.schedule.manual import run_by_hand
 from schema.settings import Settings, current_settings
 
 pytestmark = pytest.mark.anyio
@@ -61,12 +64,18 @@ async def test_claims_go_on_while_it_is_pruned(pool: Pool) -> None:
     assert await left() == ["new"]
 
 
-async def test_the_job_forgets_what_is_older_than_the_retention(pool: Pool) -> None:
-    token = current_settings.set(Settings.model_validate({"consume": {"inbox_retention": "132h"}}))
+async def test_the_job_forgets_what_is_older_than_the_retention_in_as_many_steps_as_it_takes(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "AT_MOST", 2)
+    settings = Settings.model_validate({"consume": {"inbox_retention": "84h"}})
+    token = current_settings.set(settings)
     async with connection() as conn:
         await conn.execute(AGES)
-    async with unit_of_work() as work:
-        await prune_inbox(Work(work.connection))
+    resources = Resources(settings=settings, pool=pool, amqp_urls={})
+    run = await run_by_hand([pruning.prune_inbox], "prune_inbox", user="test", resources=resources)
     current_settings.reset(token)
 
-    assert await left() == ["1", "2", "3", "4", "5"]
+    assert run is not None
+    assert (run.status, run.progress) == (RunStatus.FINISHED, "6 messages forgotten")
+    assert await left() == ["1", "2", "3"]

@@ -21,12 +21,18 @@ BODIES_AT_MOST = 1_000
 log = structlog.get_logger(__name__)
 
 
-@every(minutes=1)
-async def prune_inbox(work: Work) -> None:
+@every(minutes=1, transaction=False, rerun=True)
+async def prune_inbox(run: Run) -> None:
     """Forget messages that are older than `consume.inbox_retention`: no second delivery of them is to come."""
     retention = current_settings.get().consume.inbox_retention
-    if pruned := await inbox.prune(work.connection, older_than=retention, at_most=AT_MOST):
-        log.info("inbox pruned", messages=pruned)
+    total, pruned = 0, AT_MOST
+    while pruned == AT_MOST and not run.stopping:
+        async with run.unit_of_work() as work:
+            pruned = await inbox.prune(work.connection, older_than=retention, at_most=AT_MOST)
+        total += pruned
+        run.report(f"{total} messages forgotten")
+    if total:
+        log.info("inbox pruned", messages=total)
 
 
 @every(minutes=1)
