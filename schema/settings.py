@@ -284,6 +284,17 @@ class Consume(Section):
     inbox_retention: PositiveDuration = timedelta(days=14)
     archive: bool = True
     parked_retention: PositiveDuration = timedelta(days=90)
+    give_back_after: PositiveDuration = timedelta(minutes=10)
+    quarantine: PositiveDuration = timedelta(seconds=10)
+
+    @model_validator(mode="after")
+    def _held_not_too_long(self) -> Self:
+        if self.handler_timeout + self.give_back_after >= LONGEST_HANDLER_TIMEOUT:
+            raise ValueError(
+                "handler_timeout and give_back_after together must be shorter than 30m, after which RabbitMQ closes "
+                "the consumer's channel"
+            )
+        return self
 
 
 class Schedule(Section):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Literal
 
 import anyio
@@ -38,6 +39,20 @@ class Broker:
             BrokerUnavailable: there is no connection to be had.
         """
         return await Channel.open(await self._connections[purpose].get())
+
+    @asynccontextmanager
+    async def apart(self, purpose: Purpose) -> AsyncIterator[Channel]:
+        """A channel on a connection of its own, for what could cost the others theirs.
+
+        Raises:
+            BrokerUnavailable: there is no connection to be had.
+        """
+        connection = await self._connections[purpose].another()
+        try:
+            yield await Channel.open(connection)
+            await connection.aclose()
+        finally:
+            connection.cut("closed")
 
     async def aclose(self) -> None:
         """Closes both connections; nothing is raised."""
@@ -76,13 +91,15 @@ class _Reconnecting:
                 raise BrokerUnavailable(self._failure)
             self._attempts += 1
             try:
-                self._current = await Connection.open(
-                    self._url, broker=self._broker, purpose=self._purpose, settings=self._settings
-                )
+                self._current = await self.another()
             except BrokerUnavailable as error:
                 self._failure = str(error)
                 raise
             return self._current
+
+    async def another(self) -> Connection:
+        """A new one, which nobody else is given."""
+        return await Connection.open(self._url, broker=self._broker, purpose=self._purpose, settings=self._settings)
 
     async def aclose(self) -> None:
         if self._current is not None and not self._current.lost.is_set():

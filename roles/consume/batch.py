@@ -2,7 +2,8 @@
 
 Whatever goes wrong with a batch, whether its handler, its claims or the world, its transaction is rolled back and its
 messages are handled one by one instead, in their order, as if there were no batches (`roles.consume.processor`): so
-only the guilty one is retried or parked. Bodies that do not decode are left out before, and parked after it.
+only the guilty one is retried or parked. So are suspects (`roles.consume.quarantine`) and what came with them.
+Bodies that do not decode are left out before, and parked after it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from roles.amqp import BrokerUnavailable, Delivery
 from roles.consume.attempt import Attempt, Undecodable, forget_cancellations
 from roles.consume.claim import newly_claimed
 from roles.consume.processor import Processor
+from roles.consume.quarantine import Quarantine
 from roles.consume.retry import describe
 from schema.steps import Step, reached
 
@@ -29,18 +31,22 @@ Decoded = Sequence[tuple[Delivery, BaseModel]]
 class Batches:
     """Handles the batches of one consumer."""
 
-    def __init__(self, queue: str, attempt: Attempt, processor: Processor) -> None:
+    def __init__(self, queue: str, attempt: Attempt, processor: Processor, quarantine: Quarantine) -> None:
         self._queue = queue
         self._attempt = attempt
         self._processor = processor
+        self._quarantine = quarantine
 
     async def process(self, deliveries: Sequence[Delivery]) -> None:
         """Brings messages that were taken to their end. Nothing is raised but cancellation, which gives them back."""
-        left = deque(each for each in deliveries if not each.channel.lost.is_set())
+        left = deque(each for each in deliveries if not self._processor.is_lost(each))
         self._processor.give_back(len(deliveries) - len(left))
         try:
-            if len(left) > 1:
-                left = await self._together(left)
+            if len(left) > 1 and self._quarantine.enter(left):
+                try:
+                    left = await self._together(left)
+                finally:
+                    self._quarantine.leave()
             while left:
                 await self._processor.process(left.popleft())
         finally:

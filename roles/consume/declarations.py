@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast, get_args, get_origin, 
 from pydantic import BaseModel
 
 from db.pool import Work
+from roles.consume.breaker import Breaker
 from roles.consume.delivery import Delivery
 from roles.consume.retry import Ladder
 
@@ -39,6 +40,7 @@ class Consumer(Generic[Message]):
     linger: str | timedelta
     key: Callable[[Message], Hashable] | None
     single_active: bool
+    breaker: Breaker | None
 
     async def __call__(self, message: Message | list[Message], second: Work | Delivery) -> None:
         await self.handler(message, second)
@@ -115,6 +117,7 @@ def consumer(
     linger: str | timedelta = "20ms",
     key: Callable[[Any], Hashable] | None = None,
     single_active: bool = False,
+    breaker: Breaker | None = Breaker(),  # noqa: B008 - a value
 ) -> Declare:
     """Declares an async function as the handler of a queue.
 
@@ -140,6 +143,7 @@ def consumer(
             (`roles.consume.intake`).
         single_active: of all processes, the broker hands messages to one, until that is gone. With `concurrency=1`
             or a `key` this extends the order to all of them.
+        breaker: when to pause because most messages fail (`roles.consume.breaker`); None for never.
     """
 
     def declare(handler: Handler, /) -> Consumer[Any]:
@@ -158,6 +162,7 @@ def consumer(
             linger=linger,
             key=key,
             single_active=single_active,
+            breaker=breaker,
         )
 
     return declare

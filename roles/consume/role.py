@@ -13,6 +13,7 @@ from roles.board import ConsumerStatus
 from roles.consume.archiver import Archiver, keep_counting
 from roles.consume.declarations import Consumer
 from roles.consume.handlers import CONSUMERS
+from roles.consume.quarantine import Quarantine
 from roles.consume.subscription import Subscription
 from roles.consume.validation import validate
 from roles.resources import Resources
@@ -46,14 +47,15 @@ class ConsumeRole:
             name: Broker(name, self._resources.amqp_urls[name], settings.amqp[name])
             for name in {consumer.broker for consumer in self._consumers}
         }
+        quarantine = Quarantine(clock=self._resources.clock, patience=settings.consume.quarantine)
         statuses = [self._status(consumer) for consumer in self._consumers]
         subscriptions = [
-            Subscription(consumer, brokers[consumer.broker], status, self._resources, stop)
+            Subscription(consumer, brokers[consumer.broker], status, self._resources, quarantine, stop)
             for consumer, status in zip(self._consumers, statuses, strict=True)
         ]
         failure: Exception | None = None
         try:
-            async with anyio.create_task_group() as group:
+            async with quarantine.alive(), anyio.create_task_group() as group:
                 for subscription in subscriptions:
                     group.start_soon(subscription.run)
                 async with until(stop):

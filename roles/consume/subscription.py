@@ -7,6 +7,7 @@ queue is concerned, while the board does. Before its first subscription a consum
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import anyio
 import structlog
 
+from db.pool import connection
 from roles.amqp import Broker, BrokerUnavailable, Channel, Delivery
 from roles.board import ConsumerStatus
 from roles.consume import topology
@@ -21,9 +23,12 @@ from roles.consume.attempt import Attempt
 from roles.consume.backoff import Backoff
 from roles.consume.batch import Batches
 from roles.consume.declarations import Consumer
+from roles.consume.hold import Hold
 from roles.consume.intake import Intake
+from roles.consume.kill_switch import KillSwitch
 from roles.consume.outage import Outage
 from roles.consume.processor import Processor
+from roles.consume.quarantine import Quarantine
 from roles.consume.republisher import Republisher
 from roles.resources import Resources
 from roles.timers import until
@@ -42,7 +47,13 @@ class Subscription:
     """
 
     def __init__(
-        self, consumer: Consumer[Any], broker: Broker, status: ConsumerStatus, resources: Resources, stop: anyio.Event
+        self,
+        consumer: Consumer[Any],
+        broker: Broker,
+        status: ConsumerStatus,
+        resources: Resources,
+        quarantine: Quarantine,
+        stop: anyio.Event,
     ) -> None:
         self.tried = anyio.Event()
         """Set when the first try to subscribe has ended, one way or the other."""
@@ -58,31 +69,40 @@ class Subscription:
         self._backoff = Backoff(self._clock, self._policy)
         self._channel: Channel | None = None
         self._lost = ""
+        settings = resources.settings.consume
+        self._hold = Hold(clock=self._clock, limit=settings.give_back_after, stop=stop)
+        self._kill_switch = KillSwitch(
+            consumer.queue, consumer.breaker, clock=self._clock, hold=self._hold, changed=self._report
+        )
+        self._republisher = Republisher(consumer, broker, delivery_limit=self._delivery_limit)
         self._database, self._publishing = (
             Outage(
                 consumer.queue,
+                answers=answers,
+                patience=settings.give_back_after.total_seconds(),
                 clock=self._clock,
                 backoff=Backoff(self._clock, self._policy),
-                stop=stop,
                 changed=self._report,
             )
-            for _ in range(2)
+            for answers in (_database_answers, self._republisher.answers)
         )
-        timeout = resources.settings.consume.handler_timeout if consumer.timeout is None else consumer.timeout
-        self._republisher = Republisher(consumer, broker, self._publishing, delivery_limit=self._delivery_limit)
+        timeout = settings.handler_timeout if consumer.timeout is None else consumer.timeout
         attempt = Attempt(consumer, parse_duration(timeout))
         self._processor = Processor(
             attempt,
             self._republisher,
-            self._database,
+            database=self._database,
+            publishing=self._publishing,
+            hold=self._hold,
+            quarantine=quarantine,
+            record=self._kill_switch.record,
             status=status,
             steps=consumer.retry.steps(),
             user=broker.user,
             clock=self._clock,
-            stop=stop,
             tallies=[resources.board.tally("consume")],
         )
-        self._batches = Batches(consumer.queue, attempt, self._processor)
+        self._batches = Batches(consumer.queue, attempt, self._processor, quarantine)
         self._intake = Intake(None if consumer.key is None else attempt.lane)
 
     async def run(self) -> None:
@@ -127,33 +147,69 @@ class Subscription:
 
     async def _keep_subscribed(self) -> None:
         while True:
+            await self._until_welcome()
             try:
-                channel = await self._subscribe()
+                await (self._consume_one() if self._kill_switch.probing else self._consume())
             except (BrokerUnavailable, ConfigurationError) as error:
                 self.failure = error
                 self._lose(str(error))
-            else:
-                began = self._clock.monotonic()
-                await channel.lost.wait()
-                self._lose(channel.reason)
-                self._take_back()
-                await channel.aclose()
-                if self._clock.monotonic() - began >= self._policy.backoff_reset.total_seconds():
-                    self._backoff.reset()
             self.tried.set()
             await self._clock.sleep(self._backoff.next())
 
-    async def _subscribe(self) -> Channel:
-        def deliver(delivery: Delivery) -> None:
-            if not self._stop.is_set():  # else it goes back with the channel
-                self._processor.take(delivery)
-                self._intake.put(delivery)
+    async def _until_welcome(self) -> None:
+        """Returns when there is a point in taking messages, if those in hand had to be given back."""
+        await self._kill_switch.pause()
+        if self._hold.recalled.is_set():
+            await self._database.seems_over()
+            await self._publishing.seems_over()
+            self._hold.renew()
 
+    async def _consume(self) -> None:
+        """Returns when the subscription has ended, for whatever reason."""
+        channel = await self._subscribe(self._deliver, prefetch=self._consumer.prefetch)
+        began = self._clock.monotonic()
+        async with until(self._hold.recalled):
+            await channel.lost.wait()
+        recalled = not channel.lost.is_set()
+        self._lose(self._hold.reason if recalled else channel.reason)
+        if recalled:
+            await self._cancel(channel)
+            self._take_back()
+            async with until(channel.lost):
+                await self._processor.idle()
+        self._take_back()
+        await channel.aclose()
+        if recalled or self._clock.monotonic() - began >= self._policy.backoff_reset.total_seconds():
+            self._backoff.reset()
+
+    async def _consume_one(self) -> None:
+        """Takes one message and no more, and returns when it is done with."""
+        send, receive = anyio.create_memory_object_stream[Delivery](1)
+        with send, receive:
+            channel = await self._subscribe(send.send_nowait, prefetch=1)
+            async with until(channel.lost):
+                delivery = await receive.receive()
+            if not channel.lost.is_set():
+                await self._cancel(channel)  # before it is acked, and the next one comes
+                self._deliver(delivery)
+            async with until(channel.lost):
+                await self._processor.idle()
+        if channel.lost.is_set() or self._kill_switch.reason is not None:
+            self._lose(self._kill_switch.reason or channel.reason)
+        self._take_back()
+        await channel.aclose()
+
+    def _deliver(self, delivery: Delivery) -> None:
+        if not self._stop.is_set():  # else it goes back with the channel
+            self._processor.take(delivery)
+            self._intake.put(delivery)
+
+    async def _subscribe(self, deliver: Callable[[Delivery], None], *, prefetch: int) -> Channel:
         consumer = self._consumer
         channel = await self._broker.channel("consume")
         try:
             await topology.declare(channel, consumer, delivery_limit=self._delivery_limit)
-            await channel.consume(consumer.queue, prefetch=consumer.prefetch, deliver=deliver)
+            await channel.consume(consumer.queue, prefetch=prefetch, deliver=deliver)
         except Exception:
             await channel.aclose()
             raise
@@ -171,12 +227,15 @@ class Subscription:
 
     async def _unsubscribe(self) -> None:
         if self._channel is not None and not self._channel.lost.is_set():
-            try:
-                await self._channel.cancel()
-            except BrokerUnavailable as error:
-                log.warning("not unsubscribed", queue=self._consumer.queue, reason=str(error))
+            await self._cancel(self._channel)
         self._lost = "asked to stop"
         self._set_subscribed(subscribed=False)
+
+    async def _cancel(self, channel: Channel) -> None:
+        try:
+            await channel.cancel()
+        except BrokerUnavailable as error:
+            log.warning("not unsubscribed", queue=self._consumer.queue, reason=str(error))
 
     def _set_subscribed(self, *, subscribed: bool) -> None:
         if subscribed is not self._status.subscribed:
@@ -188,4 +247,11 @@ class Subscription:
         self._processor.give_back(self._intake.take_back())
 
     def _report(self) -> None:
-        self._status.reason = self._lost or self._database.reason or self._publishing.reason
+        self._status.reason = (
+            self._kill_switch.reason or self._lost or self._database.reason or self._publishing.reason
+        )
+
+
+async def _database_answers() -> None:
+    async with connection() as conn:
+        await conn.execute("SELECT 1")

@@ -51,7 +51,9 @@ def _findings(consumer: Consumer[Any], settings: Settings) -> Iterator[str]:
         yield f"concurrency {concurrency!r} is not a number between 1 and {MAX_PREFETCH}"
     else:
         yield from _bad_batch(consumer)
-    yield from _bad_timeout(consumer.timeout)
+    yield from _bad_timeout(consumer.timeout, settings)
+    if consumer.breaker is not None:
+        yield from consumer.breaker.findings()
     delays: list[timedelta] = []
     for delay in consumer.retry.delays:
         try:
@@ -85,7 +87,7 @@ def _bad_batch(consumer: Consumer[Any]) -> Iterator[str]:
         yield f"its concurrency needs {consumer.prefetch} messages in hand, and AMQP allows {MAX_PREFETCH}"
 
 
-def _bad_timeout(timeout: str | timedelta | None) -> Iterator[str]:
+def _bad_timeout(timeout: str | timedelta | None, settings: Settings) -> Iterator[str]:
     if timeout is None:
         return
     try:
@@ -95,6 +97,12 @@ def _bad_timeout(timeout: str | timedelta | None) -> Iterator[str]:
         return
     if not timedelta(0) < value < LONGEST_HANDLER_TIMEOUT:
         yield f"timeout {format_duration(value)} is not between 0s and {format_duration(LONGEST_HANDLER_TIMEOUT)}"
+    elif value + settings.consume.give_back_after >= LONGEST_HANDLER_TIMEOUT:
+        yield (
+            f"timeout {format_duration(value)} and consume.give_back_after = "
+            f"{format_duration(settings.consume.give_back_after)} together are not shorter than "
+            f"{format_duration(LONGEST_HANDLER_TIMEOUT)}, after which RabbitMQ closes the channel"
+        )
 
 
 def _delay(delay: str | timedelta) -> timedelta:
