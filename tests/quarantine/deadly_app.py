@@ -53,7 +53,7 @@ roles.consume.handlers.CONSUMERS = (
     consumer("first", retry=retry, concurrency=50)(obey),
     consumer("second", retry=retry, concurrency=50)(obey),
 )
-roles.schedule.jobs.JOBS = (die,)
+roles.schedule.jobs.JOBS = (die,)  # type: ignore[misc]
 
 if __name__ == "__main__":
     sys.argv[0] = str(Path(__file__).resolve())
