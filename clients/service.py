@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ import httpx
 import structlog
 from pydantic import BaseModel, ValidationError
 
+from clients.circuit import Circuit
 from clients.errors import UpstreamError, UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
 from schema.duration import format_duration
 from schema.settings import Client
@@ -44,23 +45,36 @@ def path(*segments: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Another service: its name for messages, how to call it, and the client to call it with."""
+    """Another service: its name for messages, how to call it, and the client to call it with.
+
+    At most `concurrency` calls are under way at a time, so that a slow service holds up no more than those, and one
+    that fails again and again is left alone for a while (see `clients.circuit`).
+    """
 
     name: str
     settings: Client
     http: httpx.AsyncClient
+    circuit: Circuit = field(init=False, repr=False, compare=False)
+    turns: anyio.CapacityLimiter = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        circuit = Circuit(self.name, failures=settings.circuit_failures, rest=settings.circuit_rest)
+        object.__setattr__(self, "circuit", circuit)  # the dataclass is frozen, and these belong to it
+        object.__setattr__(self, "turns", anyio.CapacityLimiter(settings.concurrency))
 
     async def call(
         self, method: str, path: str, *, params: Mapping[str, str] | None = None, json: Any = None
     ) -> httpx.Response:
         """The service's answer, whatever it is below 500.
 
-        A call takes no longer than `timeout`, its repetitions included. A failed connection and the statuses 502,
-        503 and 504 are tried again, `attempts` times in all, if the method is idempotent and time is left: after a
-        pause that doubles and is shortened by chance, or after the service's own `Retry-After` if that is longer.
+        A call takes no longer than `timeout`, its repetitions and the wait for its turn included. A failed connection
+        and the statuses 502, 503 and 504 are tried again, `attempts` times in all, if the method is idempotent and
+        time is left: after a pause that doubles and is shortened by chance, or after the service's own `Retry-After`
+        if that is longer.
 
         Raises:
-            UpstreamUnavailable: it could not be reached, or answered 5xx.
+            UpstreamUnavailable: it could not be reached, answered 5xx, or is left alone after too many failures.
             UpstreamTimeout: it did not answer in time.
             UpstreamInvalid: what it answered is not HTTP as we know it.
         """
@@ -71,13 +85,15 @@ class Service:
             json=json,
             timeout=httpx.Timeout(None, connect=self.settings.connect_timeout.total_seconds()),
         )
-        try:
-            with anyio.fail_after(self.settings.timeout.total_seconds()):
-                return await self._attempts(request)
-        except TimeoutError:
-            raise UpstreamTimeout(
-                f"{self._place(request)}: no answer in {format_duration(self.settings.timeout)}"
-            ) from None
+        with self.circuit.watching():
+            try:
+                with anyio.fail_after(self.settings.timeout.total_seconds()):
+                    async with self.turns:
+                        return await self._attempts(request)
+            except TimeoutError:
+                raise UpstreamTimeout(
+                    f"{self._place(request)}: no answer in {format_duration(self.settings.timeout)}"
+                ) from None
 
     def decode(self, response: httpx.Response, model: type[Model]) -> Model:
         """The body of a successful answer, as a `model`.

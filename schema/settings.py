@@ -325,6 +325,9 @@ class Client(Section):
     connect_timeout: PositiveDuration = timedelta(seconds=2)
     attempts: int = Field(3, ge=1)
     backoff: PositiveDuration = timedelta(milliseconds=200)
+    concurrency: int = Field(20, ge=1)
+    circuit_failures: int = Field(5, ge=1)
+    circuit_rest: PositiveDuration = timedelta(seconds=5)
 
 
 class Timezone(Client):
