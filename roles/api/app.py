@@ -114,12 +114,12 @@ class Api(Quart):
         if rule is not None and not (request.method == "OPTIONS" and rule.provide_automatic_options):
             access = self.access[rule.endpoint]
             if access.scopes is not None:
-                authorization = request.headers.get("Authorization")
+                authorization = request.sent.get(b"authorization")
                 request.caller = self.guard.recall(authorization) or await self.guard.identify(authorization)
                 admit(request.caller, access)
             if rule.rule.startswith(PREFIX):
                 request.ensure_json_is_acceptable()
-            if request.method == "POST" and idempotency.HEADER in request.headers:
+            if request.method == "POST" and idempotency.FIELD in request.sent:
                 return await idempotency.once(request, partial(super().dispatch_request, context))
         return await super().dispatch_request(context)
 

@@ -12,10 +12,10 @@ from hashlib import blake2b
 
 import quart
 from pydantic import BaseModel
-from quart import Request
 from werkzeug.http import unquote_etag
 
 from db.versions import Versions
+from roles.api.request import Request
 from schema.version import version_field
 
 _VERSION = re.compile("[1-9][0-9]{0,8}")
@@ -33,7 +33,7 @@ def entity_tag(model: BaseModel, body: bytes, method: str) -> str | None:
 
 def is_known(request: Request, tag: str) -> bool:
     """Whether the client has what it asks for, as `If-None-Match` says."""
-    if "If-None-Match" not in request.headers or request.method not in ("GET", "HEAD"):
+    if b"if-none-match" not in request.sent or request.method not in ("GET", "HEAD"):
         return False
     opaque, _ = unquote_etag(tag)
     return request.if_none_match.contains_weak(opaque)

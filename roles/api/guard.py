@@ -42,7 +42,7 @@ class Guard:
         self._verifier, self._remember, self._clock = verifier, remember, clock
         self._known: dict[bytes, tuple[Caller, datetime]] = {}
 
-    def recall(self, authorization: str | None) -> Caller | None:
+    def recall(self, authorization: bytes | None) -> Caller | None:
         """The caller, if it is remembered; else `identify` has to be asked.
 
         Params:
@@ -53,10 +53,10 @@ class Guard:
         """
         if self._verifier is None:
             return ANYBODY
-        caller, until = self._known.get(_digest(_credentials(authorization)), (None, None))
+        caller, until = self._known.get(sha256(_credentials(authorization)).digest(), (None, None))
         return caller if until is not None and self._clock.now() < until else None
 
-    async def identify(self, authorization: str | None) -> Caller:
+    async def identify(self, authorization: bytes | None) -> Caller:
         """The caller, whether it is remembered or not.
 
         Raises:
@@ -66,9 +66,9 @@ class Guard:
         if self._verifier is None:
             return ANYBODY
         credentials = _credentials(authorization)
-        found = await self._verifier.verify(credentials)
+        found = await self._verifier.verify(credentials.decode("ascii"))
         until = self._clock.now() + self._remember
-        digest = _digest(credentials)
+        digest = sha256(credentials).digest()
         self._known.pop(digest, None)  # so that it is the newest
         if len(self._known) >= REMEMBERED:
             del self._known[next(iter(self._known))]
@@ -122,18 +122,14 @@ async def _fetch_keys() -> KeySet:
     return await clients().jwks.get()
 
 
-def _credentials(authorization: str | None) -> str:
+def _credentials(authorization: bytes | None) -> bytes:
     if not authorization:
         raise Unauthenticated
-    scheme, _, credentials = authorization.partition(" ")
-    if scheme.lower() != "bearer":
+    scheme, _, credentials = authorization.partition(b" ")
+    if scheme.lower() != b"bearer":
         raise Unauthenticated("The credentials are no bearer token: send `Authorization: Bearer …`.")
     if len(credentials) > LONGEST:
         raise Unauthenticated(f"The credentials are longer than {LONGEST} characters.")
     if not credentials.isascii():
         raise Unauthenticated("The credentials are not ASCII.")
     return credentials
-
-
-def _digest(credentials: str) -> bytes:
-    return sha256(credentials.encode()).digest()

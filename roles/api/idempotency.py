@@ -25,6 +25,8 @@ from roles.api.request import Request
 from schema.problems import IN_PROGRESS, KEY_REUSED
 
 HEADER: Final = "Idempotency-Key"
+FIELD: Final = b"idempotency-key"
+"""The same, as it comes."""
 REPLAYED: Final = "Idempotency-Replayed"
 """Of an answer that was given before."""
 

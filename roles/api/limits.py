@@ -22,6 +22,7 @@ from quart_rate_limiter.store import RateLimiterStoreABC
 
 from clients.cache import cache
 from roles.api.callers import ANYBODY, Unauthenticated
+from roles.api.request import Request
 
 if TYPE_CHECKING:
     from roles.api.app import Api
@@ -54,7 +55,7 @@ def limit_rates(app: Api) -> None:
 
 async def _caller() -> str:
     try:
-        known = cast("Api", current_app).guard.recall(request.headers.get("Authorization"))
+        known = cast("Api", current_app).guard.recall(cast("Request", request).sent.get(b"authorization"))
     except Unauthenticated:
         known = None
     if known is not None and known is not ANYBODY:

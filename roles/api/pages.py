@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, Self, TypeVar, cast
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from itsdangerous import BadData, URLSafeSerializer
 from pydantic import BaseModel
@@ -111,7 +111,8 @@ class Page:
             for name, value in given.items()
             if value is not None
         }
-        target = f"{request.path}?{urlencode(parameters)}" if parameters else request.path
+        path = quote(request.path)
+        target = f"{path}?{urlencode(parameters)}" if parameters else path
         return f'<{target}>; rel="{relation}"'
 
 

@@ -13,6 +13,7 @@ from quart import Response, request
 from werkzeug.datastructures import Headers
 
 from roles.api.conditions import entity_tag, is_known
+from roles.api.request import Request
 from roles.web.gate import STATE_KEY
 from schema.problems import MEDIA_TYPE, NOT_FOUND, Problem
 
@@ -44,7 +45,7 @@ def reply(model: BaseModel | None = None, status: int = 200, *, location: str | 
         del response.headers["Content-Type"]
         return response
     body = model.__pydantic_serializer__.to_json(model)
-    current = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - the proxy is looked up once
+    current: Request = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - the proxy is looked up once
     tag = entity_tag(model, body, current.method)
     if tag is not None and status == HTTPStatus.OK and is_known(current, tag):
         response = reply(status=HTTPStatus.NOT_MODIFIED)

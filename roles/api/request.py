@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from werkzeug.exceptions import BadRequest, NotAcceptable, UnsupportedMediaType
 
 from roles.api.callers import ANYBODY, Caller
 
-_TAKES_JSON = frozenset({"*/*", "application/json"})
+_TAKES_JSON = frozenset({b"*/*", b"application/json"})
 """What nearly all clients send as `Accept`."""
 
 
@@ -20,6 +21,14 @@ class Request(quart.Request):
 
     caller: Caller = ANYBODY
     """Who sent it. `caller()` says it in a route."""
+
+    @cached_property
+    def sent(self) -> Mapping[bytes, bytes]:
+        """The headers as they came, names in lower case, the first of each name: one look into them costs nothing.
+
+        Werkzeug's own headers compare each name with each, and raise an error inside for one that is not there.
+        """
+        return dict(reversed([*self.scope["headers"]]))
 
     @cached_property
     def blueprints(self) -> list[str]:  # Quart works it out three times a request
@@ -31,7 +40,7 @@ class Request(quart.Request):
         Raises:
             NotAcceptable: it does not.
         """
-        accept = self.headers.get("Accept")
+        accept = self.sent.get(b"accept")
         if accept and accept not in _TAKES_JSON and not self.accept_mimetypes["application/json"]:
             raise NotAcceptable
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from structlog.testing import capture_logs
 
 from clients import open_clients
 from schema import settings as sections
@@ -217,6 +219,32 @@ async def test_a_token_is_remembered_until_it_ends_and_no_longer(
             clock.elapsed = elapsed
             assert (await get(api, token)).status_code == 200  # the library has a clock of its own
             assert len(looked) == times, elapsed
+
+
+@pytest.mark.usefixtures("faults")
+async def test_nothing_of_a_token_is_in_any_log(
+    issuer: Stub, start_api: StartApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    tokens = [
+        str(Token()),
+        str(Token(claims={"aud": "another"})),
+        str(Token(key=rsa_key(1))),
+        str(Token(claims={"more": "a" * 8192})),
+        forged({"alg": "none", "kid": "1"}),
+        forged({"alg": "RS256", "kid": "unknown"}),
+        "no.token.at.all",
+    ]
+    with capture_logs() as entries:
+        async with start_api(auth=AUTH, clients={"jwks": {"url": issuer.url}}) as api:
+            for token in tokens:
+                for path in (URL, "/api/v1/faults/caller", "/api/v1/faults/abort/500"):
+                    await get(api, token, path)
+    written = repr(entries) + caplog.text
+    assert written.count("caller refused") >= len(tokens)
+    for token in tokens:
+        for part in token.split("."):
+            assert len(part) < 10 or part not in written
 
 
 async def test_the_caller_is_the_subject(faults: Faults, issuer: Stub, start_api: StartApi) -> None:

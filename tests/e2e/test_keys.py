@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import psycopg
@@ -54,6 +55,9 @@ async def test_a_key_is_made_used_and_revoked_and_nothing_secret_is_logged(
         assert await status(made["key"]) == 500  # and a traceback, with whatever is in it
         await app.logged("request failed")
         assert await app.stop() == 0
+    about_requests = [record for record in app.records if record["logger"] in ("roles.api.errors", "roles.web.gate")]
+    assert {"request", "request failed", "caller refused"} <= {record["event"] for record in about_requests}
+    assert all(re.fullmatch("[0-9a-f]{32}", record["request_id"]) for record in about_requests)
     written = json.dumps(app.records) + app.output
     for secret in (made["key"].rpartition("_")[2], wrong.rpartition("_")[2], OPS_TOKEN, "Bearer rk_"):
         assert secret not in written
