@@ -94,7 +94,7 @@ def decide(
 
     Params:
         book: the rows of the job since `floor` (see `Timetable.floor`), and the one before; in order.
-        in_hand: ticks that are being dealt with, which are nobody's else business.
+        in_hand: ticks that are being dealt with, which are nobody else's business.
     """
     schedule, terms, policy = table.job.schedule, table.terms, table.job.missed
     if not book:
@@ -104,7 +104,7 @@ def decide(
     last = max(row.through or row.scheduled_at for row in book)
     limit = max(terms.backlog, ROWS) + 1
     tail = schedule.recent(last, now, limit)
-    since = tail.pop(0) if len(tail) == limit else None  # it stands for all that came before it
+    through = tail.pop(0) if len(tail) == limit else None  # it stands for all that came before it
     found = [
         tick
         for tick in (*_holes(table, book, last, floor), *tail)
@@ -112,7 +112,7 @@ def decide(
     ]
     if not found:
         return Decision()
-    if since is None and _late(table, found[0], now) <= terms.grace:
+    if through is None and _late(table, found[0], now) <= terms.grace:
         run = found[-terms.backlog :]
     elif policy == "skip":
         run = [tick for tick in found if _late(table, tick, now) <= ON_TIME]
@@ -123,13 +123,16 @@ def decide(
         run = found[-terms.backlog :]
     chosen = set(run)
     missed = [tick for tick in found if tick not in chosen]
+    if not missed and through is None:
+        return Decision(run=tuple(run))
+    first = min(missed[0], schedule.next_due(last)) if missed else schedule.next_due(last)
     if len(missed) > ROWS:
-        since = missed[-ROWS - 1]
+        through = missed[-ROWS - 1]
         missed = missed[-ROWS:]
     return Decision(
         run=tuple(run),
         missed=tuple(missed),
-        missed_before=None if since is None else (schedule.next_due(last), since),
+        missed_before=None if through is None else (first, through),
         reason=f"nothing could start it within its grace of {format_duration(terms.grace)} (missed={policy!r})",
     )
 
