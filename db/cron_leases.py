@@ -46,11 +46,13 @@ RUNNING = Query(
     .where(cron_run.c.job == func.any(bindparam("jobs", type_=ARRAY(Text))), cron_run.c.lease_expires_at.is_not(None))
     .order_by(cron_run.c.scheduled_at)
 )
-OTHERS = Query(
+_others = (
     select(func.count())
     .select_from(cron_run)
-    .where(cron_run.c.job == bindparam("job"), cron_run.c.id != bindparam("id_"), cron_run.c.lease_expires_at > _now)
+    .where(cron_run.c.job == bindparam("job"), cron_run.c.id != bindparam("id_"))
 )
+OTHERS = Query(_others.where(cron_run.c.lease_expires_at.is_not(None)))
+OTHERS_ALIVE = Query(_others.where(cron_run.c.lease_expires_at > _now))
 RENEW = Query(
     update(cron_run)
     .where(
@@ -107,8 +109,16 @@ async def running(connection: Connection, jobs: Sequence[str]) -> list[CronRun]:
 
 
 async def others(connection: Connection, job: str, run_id: int) -> bool:
-    """Whether another long run of the job goes on. Have the lock of the job, or it may begin right afterwards."""
+    """Whether another long run of the job goes on, or was cut off and is to be taken over.
+
+    Have the lock of the job, or one may begin right afterwards.
+    """
     return bool(await OTHERS.scalar(connection, job=job, id_=run_id))
+
+
+async def others_alive(connection: Connection, job: str, run_id: int) -> bool:
+    """Whether another long run of the job goes on. Have the lock of the job here too."""
+    return bool(await OTHERS_ALIVE.scalar(connection, job=job, id_=run_id))
 
 
 async def renew(

@@ -137,7 +137,7 @@ class LongRuns:
                 if not rerun or run.fence >= RERUNS:
                     why = f"taken over {run.fence} times: it is not run again" if rerun else "it is not run again"
                     await self._give_up(run, work.connection, why)
-                elif await cron_runs.lock_job(work.connection, run.job) and not await cron_leases.others(
+                elif await cron_runs.lock_job(work.connection, run.job) and not await cron_leases.others_alive(
                     work.connection, run.job, run.id
                 ):
                     now = self._clock.now()
