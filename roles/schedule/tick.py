@@ -38,7 +38,7 @@ from db.pool import Work, unit_of_work
 from roles.clock import Clock
 from roles.schedule.attempts import Ruined, in_full, run_in_transaction
 from roles.schedule.declarations import Job
-from roles.schedule.policy import Timetable
+from roles.schedule.policy import ON_TIME, Timetable
 from roles.tally import Tally
 from schema.settings import Schedule
 from schema.steps import Step, reached
@@ -179,8 +179,8 @@ class Runner:
             return Outcome.SETTLED
         refused = tick.refused or await self._pause(tick, work)
         if refused is None and not await self._is_alone(tick, work, run_id):
-            if tick.waits:
-                raise _Waits
+            if tick.waits or started_at > tick.table.starts_at(at) + ON_TIME:
+                raise _Waits  # it did not come due during that run: it comes late itself
             refused = OVERLAP
         if refused is None:
             reached(Step.SCHEDULE_CLAIMED)

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import psycopg
 from anyio.abc import TaskStatus
+from psycopg import sql
 from structlog.contextvars import get_contextvars
 
 from db.pool import Work, create_pool, current_pool
@@ -66,7 +67,7 @@ class Gated:
         self.calls = 0
         self.waiting = 0
 
-    def job(self, schedule: Schedule = MINUTE, *, name: str = "example") -> Job:
+    def job(self, schedule: Schedule = MINUTE, *, name: str = "example", **options: Any) -> Job:
         async def handler(work: Work) -> None:
             self.calls += 1
             await leave_a_trace(work)
@@ -76,7 +77,7 @@ class Gated:
             finally:
                 self.waiting -= 1
 
-        return a_job(handler, schedule, name=name)
+        return a_job(handler, schedule, name=name, **options)
 
 
 @dataclass
@@ -103,6 +104,12 @@ class Replica:
         """How many ticks it deals with, or is about to."""
         turns = self.role._turns.statistics()
         return turns.borrowed_tokens + turns.tasks_waiting
+
+    @property
+    def has_nothing_to_ask(self) -> bool:
+        """Whether no connection is in use, nor waited for."""
+        stats = self.resources.pool.get_stats()
+        return not stats.get("requests_waiting", 0) and stats["pool_available"] == stats["pool_size"]
 
     async def cut_off(self) -> None:
         self.scope.cancel()
@@ -160,6 +167,21 @@ async def pass_time(seconds: float, *replicas: Replica, gated: Gated | None = No
                 group.start_soon(replica.clock.advance, min(seconds, 1))
         await until(quiet)
         seconds -= 1
+
+
+async def nudge(seconds: float, *replicas: Replica) -> None:
+    """Advances the clocks a little, once all that the replicas wait for is their clocks."""
+    await until(lambda: all(replica.has_nothing_to_ask for replica in replicas), within=60)
+    for replica in replicas:
+        assert isinstance(replica.clock, FakeClock)
+        await replica.clock.advance(seconds)
+
+
+async def allow_connections(url: str, *, allow: bool) -> None:
+    """Takes the database away, or gives it back."""
+    async with await psycopg.AsyncConnection.connect(url, dbname="postgres", autocommit=True) as admin:
+        name = sql.Identifier(str(psycopg.conninfo.conninfo_to_dict(url)["dbname"]))
+        await admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(name, allow))
 
 
 async def until(condition: Callable[[], Awaitable[bool] | bool], *, within: float = 10.0) -> None:

@@ -18,11 +18,13 @@ from roles.schedule.long import RERUNS
 from roles.schedule.run import LeaseLost, Run
 from tests.fakes import FakeClock
 from tests.schedule.support import (
+    SECOND,
     START,
     Replica,
     Witness,
     a_long_job,
     leave_a_trace,
+    nudge,
     pass_time,
     replicas,
     until,
@@ -69,10 +71,7 @@ async def reach(held: Held, times: int, *running: Replica) -> None:
     """Lets time pass until the job has been called so often."""
     with anyio.fail_after(60):
         while len(held.runs) < times:
-            for replica in running:
-                assert isinstance(replica.clock, FakeClock)
-                await replica.clock.advance(1)
-            await anyio.sleep(0.01)
+            await nudge(1, *running)
 
 
 async def expire(witness: Witness) -> None:

@@ -6,9 +6,7 @@ import asyncio
 from datetime import datetime, timedelta
 
 import anyio
-import psycopg
 import pytest
-from psycopg import sql
 
 from db.pool import Work, create_pool, current_pool
 from roles.clock import SystemClock
@@ -25,6 +23,7 @@ from tests.schedule.support import (
     Gated,
     Witness,
     a_job,
+    allow_connections,
     leave_a_trace,
     pass_time,
     replicas,
@@ -350,13 +349,6 @@ async def test_a_clock_that_is_put_back_repeats_nothing_and_stops_nothing(
         await pass_time(60, replica)
         await witness.book_has("finished", "finished", "finished")
     assert [at for _, at in await witness.effects()] == minutes(1, 2, 3)
-
-
-async def allow_connections(url: str, *, allow: bool) -> None:
-    """Takes the database away, or gives it back."""
-    async with await psycopg.AsyncConnection.connect(url, dbname="postgres", autocommit=True) as admin:
-        name = sql.Identifier(str(psycopg.conninfo.conninfo_to_dict(url)["dbname"]))
-        await admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(name, allow))
 
 
 async def test_ticks_wait_for_the_database_and_the_latest_is_run_when_it_is_back(
