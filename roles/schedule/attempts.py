@@ -31,6 +31,10 @@ class Ruined(Exception):
     """The job ended its own connection, such as by cancelling a statement; its cause is what it failed with."""
 
 
+class JobExited(Exception):
+    """A job called `sys.exit`, as code that was a script once does."""
+
+
 class JobTimeout(Exception):
     """A run took longer than its job may."""
 
@@ -122,6 +126,9 @@ async def _call(job: Job, unit: Work | Run, limit: timedelta) -> Exception | Non
                     await unit.connection.execute(b"SET CONSTRAINTS ALL IMMEDIATE")
     except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this run alone
         failure = error
+    except SystemExit as error:  # it would end this process, and then each other one that takes the tick over
+        failure = JobExited(f"sys.exit({error.code!r}) was called")
+        failure.__cause__ = error
     if not deadline.expired():
         return failure
     late = JobTimeout(f"took longer than {format_duration(limit)}")

@@ -63,9 +63,15 @@ class Timetable:
         Params:
             late: the first tick that is known to have none.
         """
-        unseen = self.terms.timeout * (self.job.retries + 1) if self.job.transaction else ZERO
-        floor = now - min(max(self.terms.grace, unseen) + self.terms.jitter, LONGEST_LOOK_BACK)
+        floor = now - max(min(self.terms.grace, LONGEST_LOOK_BACK), self._longest_run()) - self.terms.jitter
         return floor if late is None else min(floor, late - timedelta.resolution)
+
+    def _longest_run(self) -> timedelta:
+        """How long a run may go on that is not in the book: one transaction, with all its retries."""
+        if not self.job.transaction:
+            return ZERO
+        pauses = (self.terms.pause(attempt) for attempt in range(1, self.job.retries + 1))
+        return self.terms.timeout * (self.job.retries + 1) + sum(pauses, ZERO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,9 @@ def decide(
         startable = newest is not None and newest not in in_hand and _late(table, newest, now) >= ZERO
         return Decision(run=(newest,) if newest and startable and _late(table, newest, now) <= terms.grace else ())
     last = max(row.through or row.scheduled_at for row in book)
-    limit = max(terms.backlog, ROWS) + 1
+    # Between what is run and what shares a row stay `ROWS` ticks with rows of their own, so that a replica whose
+    # clock is behind chooses none to be run that shares a row already.
+    limit = terms.backlog + ROWS + 1
     tail = schedule.recent(last, now, limit)
     through = tail.pop(0) if len(tail) == limit else None  # it stands for all that came before it
     found = [

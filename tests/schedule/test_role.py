@@ -321,16 +321,16 @@ async def test_a_laptop_that_slept_runs_one_tick_and_not_a_burst(database_url: s
         await witness.book_has("finished")
         clock.move(timedelta(hours=5))
         await pass_time(0.6, replica)
-        await witness.book_has("finished", *["missed"] * 100, "finished")
+        await witness.book_has("finished", *["missed"] * 101, "finished")
         await pass_time(1, replica)
-        await witness.book_has("finished", *["missed"] * 100, "finished", "finished")
+        await witness.book_has("finished", *["missed"] * 101, "finished", "finished")
     hours = timedelta(hours=5)
     second = timedelta(seconds=1)
     assert [at - START for _, at in await witness.effects()] == [0 * second, hours + second, hours + 2 * second]
     missed = [row for row in await witness.book() if row["status"] == "missed"]
     assert missed[0]["scheduled_at"] - START == second
-    assert missed[0]["through"] - START == hours - 99 * second, "one row for all but the last 99"
-    assert [row["scheduled_at"] - START for row in missed[1:]] == [hours - n * second for n in range(98, -1, -1)]
+    assert missed[0]["through"] - START == hours - 100 * second, "one row for all but the last 100"
+    assert [row["scheduled_at"] - START for row in missed[1:]] == [hours - n * second for n in range(99, -1, -1)]
     assert {row["through"] for row in missed[1:]} == {None}
 
 

@@ -1,0 +1,71 @@
+"""Corners in which a tick could get lost, have two rows that contradict each other, or take a process with it."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+
+import pytest
+
+from db.cron_gaps import BookedTick
+from db.pool import Work
+from roles.schedule.policy import ROWS, Timetable, decide
+from schema.settings import Schedule as Defaults
+from tests.fakes import FakeClock
+from tests.schedule.support import SECOND, START, Witness, a_job, leave_a_trace, replicas
+
+MINUTE = timedelta(minutes=1)
+
+
+def a_tick(minute: int) -> BookedTick:
+    return BookedTick(job="example", scheduled_at=START + minute * MINUTE, through=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "gone_on"),
+    [({"timeout": "1s", "retries": 5, "backoff": "1m"}, 4), ({"timeout": "3h"}, 100)],
+    ids=["in the pauses between its retries", "for longer than an hour"],
+)
+def test_a_run_that_went_on_and_died_with_all_replicas_is_not_forgotten(
+    options: dict[str, str | int], gone_on: int
+) -> None:
+    job = a_job(leave_a_trace, missed="skip", **options)  # type: ignore[arg-type]
+    table = Timetable(job, job.terms(Defaults()))
+    now = START + gone_on * MINUTE + timedelta(seconds=30)
+    book = [a_tick(minute) for minute in range(-1, gone_on + 1) if minute != 0]  # what overlapped it was skipped
+    decision = decide(table, book, now, floor=table.floor(now))
+    assert (*decision.run, *decision.missed) == (START,)
+
+
+@pytest.mark.parametrize("missed", ["skip", "latest", "all"])
+@pytest.mark.parametrize("backlog", [1, 50, 100, 300])
+def test_what_one_replica_runs_shares_no_row_that_another_with_a_faster_clock_enters(
+    missed: str, backlog: int
+) -> None:
+    job = a_job(leave_a_trace, SECOND, missed=missed, backlog=backlog)
+    table = Timetable(job, job.terms(Defaults()))
+    book = [BookedTick(job="example", scheduled_at=START, through=None)]
+    now = START + timedelta(hours=1)
+    floor = table.floor(now)
+    slow = decide(table, book, now, floor=floor)
+    for seconds in (0, 1, 5, 60):
+        fast = decide(table, book, now + timedelta(seconds=seconds), floor=floor)
+        assert len(fast.missed) <= ROWS
+        assert fast.missed_before is not None
+        assert not [tick for tick in slow.run if tick <= fast.missed_before[1]]
+
+
+@pytest.mark.anyio
+async def test_a_job_that_calls_exit_has_failed_and_ends_no_process(database_url: str, witness: Witness) -> None:
+    async def script(work: Work) -> None:
+        await leave_a_trace(work)
+        sys.exit(3)
+
+    clock = FakeClock(START + timedelta(seconds=59))
+    async with replicas(database_url, [a_job(script)], clock) as [_]:
+        await clock.advance(2)
+        await witness.book_has("failed")
+    [row] = await witness.book()
+    assert row["error"].startswith("JobExited: sys.exit(3) was called")
+    assert "in script" in row["error"]
+    assert await witness.effects() == []
