@@ -108,7 +108,7 @@ async def _rehearsed(consumer: Consumer[Any], body: bytes, limit: timedelta) -> 
             began = perf_counter()
             try:
                 async with asyncio.timeout(limit.total_seconds()):
-                    await consumer.handler(message, rehearsed)
+                    await consumer.handler(consumer.alone(message), rehearsed)
                     await work.connection.execute(b"SET CONSTRAINTS ALL IMMEDIATE")  # or they would fail at a commit
             except Exception as error:  # noqa: BLE001 - whatever a handler raises is what is wanted here
                 outcome.error = describe(error)

@@ -58,7 +58,7 @@ class Attempt:
         self._handler = consumer.handler
         self._model = consumer.model()
         self._queue = consumer.queue
-        self._batch = consumer.batch
+        self._alone = consumer.alone
         self._key = consumer.key
         self._timeout = timeout
         self._try = self._in_transaction if consumer.transaction else self._with_delivery
@@ -110,7 +110,7 @@ class Attempt:
             if not await claimed(work, self._queue, properties.fields.get("message_id")):
                 return False
             reached(Step.CONSUME_CLAIMED)
-            await self.handle(message if self._batch is None else [message], work)
+            await self.handle(self._alone(message), work)
             reached(Step.CONSUME_HANDLED)
         reached(Step.CONSUME_COMMITTED)
         return True

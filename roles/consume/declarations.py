@@ -59,6 +59,10 @@ class Consumer(Generic[Message]):
             return self.batch * (self.concurrency + 1)
         return self.concurrency if self.key is None else self.concurrency * LANES_PER_WORKER
 
+    def alone(self, message: Message) -> Message | list[Message]:
+        """What the handler is given when it is to handle this one message."""
+        return message if self.batch is None else [message]
+
     def model(self) -> type[Message]:
         """The model of its messages, as the handler's first parameter is annotated.
 

@@ -59,7 +59,13 @@ async def ship(message: NewStudent, delivery: Delivery) -> None:
     raise AssertionError("it is not rehearsed")
 
 
-CONSUMERS = (enrol, ship)
+@consumer("many", batch=10)
+async def enrol_all(messages: list[NewStudent], work: Work) -> None:
+    for message in messages:
+        await students.create(work.connection, message)
+
+
+CONSUMERS = (enrol, ship, enrol_all)
 
 
 @pytest.fixture(scope="module")
@@ -377,6 +383,15 @@ async def test_rehearsing_tells_what_would_happen_and_leaves_nothing(
     assert rows(database_url, "SELECT id FROM outbox") == []
     assert rows(database_url, "SELECT queue FROM inbox") == []
     assert states(database_url) == {1: "open"}
+
+
+async def test_a_message_of_a_batch_is_rehearsed_alone(
+    settings: Settings, fill: Fill, out: Out, database_url: str
+) -> None:
+    await fill(queue="many")
+    assert await rehearse(settings, parked_id=1, consumers=CONSUMERS, as_json=True) == 0
+    assert json.loads(out())["rows"] == {"student": "1 inserted"}
+    assert rows(database_url, "SELECT id FROM student") == []
 
 
 @pytest.mark.parametrize(
