@@ -12,6 +12,7 @@ from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
+from psycopg import AsyncClientCursor
 from sqlalchemy import (
     ARRAY,
     Column,
@@ -45,6 +46,7 @@ Index("inbox_received_at_idx", inbox.c.received_at)
 CLAIM = Query(
     insert(inbox).values(queue=bindparam("queue"), message_id=bindparam("message_id")).on_conflict_do_nothing()
 )
+_BEGIN_AND_CLAIM = b"BEGIN; " + CLAIM.sql
 CLAIM_ALL = Query(
     insert(inbox)
     .from_select(
@@ -80,16 +82,22 @@ def storable(message_id: bytes) -> str:
     return text.replace("\x00", r"\x00") if "\x00" in text else text
 
 
-async def claim(connection: Connection, queue: str, message_id: bytes) -> bool:
-    """Whether the message has not taken effect yet; then it is this transaction that is to see to that.
+async def begin(connection: Connection, queue: str, message_id: bytes) -> bool:
+    """Begins a transaction with the claim of a message, in one round trip: each costs a message dearly.
 
     Another transaction that has the claim and has not ended is waited for.
+
+    Returns:
+        Whether the message has not taken effect yet; then it is this transaction that is to see to that.
     """
-    return await CLAIM.execute(connection, queue=queue, message_id=storable(message_id)) == 1
+    cursor = AsyncClientCursor(connection)
+    await cursor.execute(_BEGIN_AND_CLAIM, {"queue": queue, "message_id": storable(message_id)})
+    cursor.nextset()
+    return cursor.rowcount == 1
 
 
 async def claim_all(connection: Connection, queue: str, message_ids: Collection[bytes]) -> set[bytes]:
-    """Claims many messages at once; returns those that have not taken effect yet. Waits as `claim` does.
+    """Claims many messages at once; returns those that have not taken effect yet. Waits as `begin` does.
 
     Whoever else claims some of them asks in the same order, so that the two cannot wait for each other.
     """

@@ -20,7 +20,7 @@ from here, or the server ended a transaction that its client had left idle. It i
 from __future__ import annotations
 
 import select
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -199,10 +199,25 @@ async def unit_of_work() -> AsyncIterator[Work]:
             if problem := _uncommittable(conn.pgconn.transaction_status):
                 raise problem
         return
+    async with transaction(_begin) as work:
+        yield work
+
+
+async def _begin(conn: Connection) -> None:
+    await conn.execute(b"BEGIN")
+
+
+@asynccontextmanager
+async def transaction(begin: Callable[[Connection], Awaitable[None]]) -> AsyncIterator[Work]:
+    """A transaction that stands for itself and is begun by `begin`, perhaps with a statement in the same round trip.
+
+    Raises:
+        Exception: as `unit_of_work`.
+    """
     async with connection() as conn:
-        await conn.execute(b"BEGIN")
         work = Work(conn)
         try:
+            await begin(conn)
             yield work
             if problem := _uncommittable(conn.pgconn.transaction_status):
                 raise problem

@@ -25,11 +25,11 @@ import psycopg
 import structlog
 from pydantic import BaseModel, ValidationError
 
-from db.pool import DatabaseUnavailable, Work, unit_of_work
+from db.pool import DatabaseUnavailable, Work, transaction
 from roles import amqp
 from roles.amqp import BrokerUnavailable, Properties
 from roles.cancellation import StrayCancellation
-from roles.consume.claim import claimed
+from roles.consume.claim import Claim
 from roles.consume.declarations import Consumer
 from roles.consume.delivery import Delivery
 from roles.consume.retry import Reject, describe
@@ -106,8 +106,9 @@ class Attempt:
         return key
 
     async def _in_transaction(self, message: BaseModel, properties: Properties) -> bool:
-        async with unit_of_work() as work:
-            if not await claimed(work, self._queue, properties.fields.get("message_id")):
+        claim = Claim(self._queue, properties.fields.get("message_id"))
+        async with transaction(claim.begin) as work:
+            if claim.duplicate:
                 return False
             reached(Step.CONSUME_CLAIMED)
             await self.handle(self._alone(message), work)

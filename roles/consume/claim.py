@@ -10,6 +10,7 @@ from psycopg.errors import QueryCanceled
 
 from db import inbox
 from db.pool import Work
+from db.query import Connection
 
 T = TypeVar("T")
 
@@ -21,17 +22,38 @@ class ClaimHeld(Exception):
     """Another delivery of the same message is being handled, here or elsewhere, and has not ended yet."""
 
 
-async def claimed(work: Work, queue: str, message_id: bytes | None) -> bool:
-    """Whether the message has not taken effect yet. One without an id never has, as far as can be told.
+class Claim:
+    """The claim of one message, with which a transaction is begun (`db.pool.transaction`).
 
-    Raises:
-        ClaimHeld: that is being decided elsewhere. The transaction can only be rolled back.
+    A message without an id has never taken effect, as far as can be told.
     """
-    return not message_id or await _in_time(inbox.claim(work.connection, queue, message_id))
+
+    __slots__ = ("_message_id", "_queue", "duplicate")
+
+    def __init__(self, queue: str, message_id: bytes | None) -> None:
+        self.duplicate = False
+        """Whether the message had taken effect before; known once the transaction has begun."""
+        self._queue = queue
+        self._message_id = message_id
+
+    async def begin(self, connection: Connection) -> None:
+        """Begins a transaction on the connection.
+
+        Raises:
+            ClaimHeld: whether the message has taken effect is being decided elsewhere.
+        """
+        if self._message_id:
+            self.duplicate = not await _in_time(inbox.begin(connection, self._queue, self._message_id))
+        else:
+            await connection.execute(b"BEGIN")
 
 
 async def newly_claimed(work: Work, queue: str, message_ids: Collection[bytes]) -> set[bytes]:
-    """Those of the messages that have not taken effect yet. Raises as `claimed`."""
+    """Those of the messages that have not taken effect yet.
+
+    Raises:
+        ClaimHeld: of one that is being decided elsewhere. The transaction can only be rolled back.
+    """
     return await _in_time(inbox.claim_all(work.connection, queue, message_ids)) if message_ids else set()
 
 

@@ -13,15 +13,15 @@ What the handler does outside its unit of work happens at least once: a crash or
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from enum import Enum, auto
 from typing import Any
 
-from db.pool import DatabaseUnavailable, Work, unit_of_work
+from db.pool import DatabaseUnavailable, Work, transaction
 from roles.amqp import Properties
 from roles.amqp.values import readable_headers
-from roles.consume.claim import ClaimHeld, claimed
+from roles.consume.claim import Claim, ClaimHeld
 from roles.consume.retry import attempt_of
 from schema.steps import Step, reached
 
@@ -47,16 +47,9 @@ class Delivery:
 
     Params:
         queue: what message ids are unique in.
-        begin: opens the transaction.
     """
 
-    def __init__(
-        self,
-        queue: str,
-        properties: Properties,
-        *,
-        begin: Callable[[], AbstractAsyncContextManager[Work]] = unit_of_work,
-    ) -> None:
+    def __init__(self, queue: str, properties: Properties) -> None:
         self.attempt = attempt_of(properties)
         """From 1."""
         self.unsettled: Exception | None = None
@@ -65,7 +58,6 @@ class Delivery:
         """
         self._queue = queue
         self._properties = properties
-        self._begin = begin
         self._state = _State.NEW
 
     @property
@@ -110,8 +102,9 @@ class Delivery:
             raise RuntimeError("the delivery's unit of work was committed: a message has one, with all its effects")
         self._state, self.unsettled = _State.CLAIMING, None
         try:
-            async with self._begin() as work:
-                if not await claimed(work, self._queue, self._properties.fields.get("message_id")):
+            claim = Claim(self._queue, self._properties.fields.get("message_id"))
+            async with transaction(claim.begin) as work:
+                if claim.duplicate:
                     self._state = _State.DUPLICATE
                     raise AlreadyHandled
                 self._state, self.unsettled = _State.OPEN, None

@@ -326,7 +326,7 @@ async def test_a_message_that_took_effect_all_the_same_says_so(settings: Setting
     async with create_pool(settings.database.url.get_secret_value(), settings.database) as pool:
         token = current_pool.set(pool)
         async with unit_of_work() as work:
-            assert await inbox.claim(work.connection, QUEUE, b"m\\\xff\x00")
+            assert await inbox.claim_all(work.connection, QUEUE, [b"m\\\xff\x00"])
         current_pool.reset(token)
     await show_message(settings, parked_id=1, as_json=False, raw=False)
     assert "a replay would be dropped as a duplicate" in out()

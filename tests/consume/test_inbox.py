@@ -8,6 +8,7 @@ from contextlib import suppress
 import anyio
 import psycopg
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,13 +103,13 @@ async def test_of_two_deliveries_at_once_the_second_waits_for_the_outcome_of_the
     monkeypatch.setattr(claim, "CLAIM_TIMEOUT", 0.05 if waits_in_vain else PATIENCE)
     tries, held = 0, 0
     go_on = anyio.Event()
-    take = inbox.claim
+    begin = inbox.begin
 
     async def count(*arguments: object) -> bool:
         nonlocal tries, held
         tries += 1
         try:
-            return await take(*arguments)  # type: ignore[arg-type]
+            return await begin(*arguments)  # type: ignore[arg-type]
         except BaseException:
             held += 1
             raise
@@ -120,7 +121,7 @@ async def test_of_two_deliveries_at_once_the_second_waits_for_the_outcome_of_the
             if first_fails:
                 raise ValueError("after all")
 
-    monkeypatch.setattr(inbox, "claim", count)
+    monkeypatch.setattr(inbox, "begin", count)
     calls = Calls(wait)
     async with consuming(calls.declared(timeout="5m"), amqp_url=amqp_url, database_url=database_url) as running:
         await producer.send("x", message_id="m")
@@ -137,19 +138,31 @@ async def test_of_two_deliveries_at_once_the_second_waits_for_the_outcome_of_the
     assert await names(database_url) == ["x"]
 
 
+@pytest.mark.parametrize("cut_off_by_the_server", [False, True])
 async def test_a_message_that_waits_for_another_delivery_goes_back_when_we_are_to_stop(
-    producer: Producer, amqp_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    producer: Producer,
+    amqp_url: str,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    cut_off_by_the_server: bool,
 ) -> None:
-    monkeypatch.setattr(claim, "CLAIM_TIMEOUT", 0.05)
+    monkeypatch.setattr(claim, "CLAIM_TIMEOUT", PATIENCE if cut_off_by_the_server else 0.05)
+    settings = {"database": {"statement_timeout": "50ms"}} if cut_off_by_the_server else {}
+    calls = Calls()
     async with await psycopg.AsyncConnection.connect(database_url) as other:
         await other.execute("INSERT INTO inbox (queue, message_id) VALUES ('q', 'm')")
-        async with consuming(Calls().declared(), amqp_url=amqp_url, database_url=database_url) as running:
-            await producer.send("x", message_id="m")
-            await eventually(lambda: running.tally().in_flight == 1, within=PATIENCE)
-            await running.drain(within=PATIENCE)
+        with structlog.testing.capture_logs() as logs:
+            async with consuming(
+                calls.declared(), amqp_url=amqp_url, database_url=database_url, **settings
+            ) as running:
+                await producer.send("x", message_id="m")
+                await eventually(lambda: [each for each in logs if each["event"] == "message waits"], within=PATIENCE)
+                await running.drain(within=PATIENCE)
         await other.rollback()
 
-    assert running.tally().given_back == 1
+    assert (running.tally().given_back, running.status().parked) == (1, 0)
+    assert calls.texts == []
     await producer.holds("q", 1)
 
 

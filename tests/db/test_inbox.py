@@ -9,7 +9,8 @@ import pytest
 
 from db import inbox
 from db.cron_runs import RunStatus
-from db.pool import Pool, connection, unit_of_work
+from db.pool import Pool, connection, transaction, unit_of_work
+from roles.consume.claim import Claim
 from roles.resources import Resources
 from roles.schedule.jobs import pruning
 from roles.schedule.manual import run_by_hand
@@ -58,9 +59,11 @@ async def test_claims_go_on_while_it_is_pruned(pool: Pool) -> None:
     async with unit_of_work() as pruning:
         await inbox.prune(pruning.connection, older_than=timedelta(days=0.5), at_most=100)
         with anyio.fail_after(30):
-            async with unit_of_work() as work:
-                assert await inbox.claim(work.connection, "q", b"new")
-                assert not await inbox.claim(work.connection, "q", b"new")
+            claim = Claim("q", b"new")
+            async with transaction(claim.begin):
+                assert not claim.duplicate
+            async with transaction(claim.begin):
+                assert claim.duplicate
     assert await left() == ["new"]
 
 
