@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -12,12 +11,15 @@ import psycopg
 import pytest
 from quart import Blueprint, Response
 
-from db import api_keys, idempotency_keys
-from db.pool import connection, unit_of_work
+from db import api_keys
+from db.cron_runs import RunStatus
+from db.pool import Pool, connection, unit_of_work
 from roles.api.access import public
 from roles.api.replies import reply
 from roles.api.routes import ROUTES
-from roles.schedule.jobs.pruning import prune_idempotency_keys
+from roles.resources import Resources
+from roles.schedule.jobs import pruning
+from roles.schedule.manual import run_by_hand
 from schema.settings import Settings, current_settings
 from tests.api.support import RunningApi, StartApi
 
@@ -260,19 +262,23 @@ async def test_other_tasks_of_a_route_are_not_a_part_of_it(trying: RunningApi) -
     assert await count() == 2
 
 
-async def test_old_answers_are_forgotten_a_few_at_a_time(api: RunningApi) -> None:
+async def test_old_answers_are_forgotten_a_few_at_a_time(
+    api: RunningApi, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "BODIES_AT_MOST", 2)
     for number in range(3):
         await post(api, **{"Idempotency-Key": f"old {number}".replace(" ", "-")})
     async with connection() as conn:
         await conn.execute("UPDATE idempotency_key SET created_at = created_at - interval '1 hour'")
     await post(api, **{"Idempotency-Key": "young"})
-    async with connection() as conn:
-        assert await idempotency_keys.prune(conn, older_than=timedelta(minutes=59), at_most=2) == 2
     token = current_settings.set(Settings.model_validate({"api": {"idempotency_retention": "59m"}}))
     try:
-        async with unit_of_work() as work:
-            await prune_idempotency_keys(work)
+        resources = Resources(settings=Settings(), pool=pool, amqp_urls={})
+        name = "prune_idempotency_keys"
+        run = await run_by_hand([pruning.prune_idempotency_keys], name, user="test", resources=resources)
     finally:
         current_settings.reset(token)
+    assert run is not None
+    assert (run.status, run.progress) == (RunStatus.FINISHED, "3 answers forgotten")
     assert await count("idempotency_key") == 1
     assert (await post(api, **{"Idempotency-Key": "young"})).headers["Idempotency-Replayed"] == "true"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import structlog
 
 from db import cron_pruning, idempotency_keys, inbox, parked_messages
 from db.pool import Work, connection
+from db.query import Connection
 from roles.schedule.declarations import Job, cron, every
 from roles.schedule.run import Run
 from schema.settings import current_settings
@@ -25,13 +28,8 @@ log = structlog.get_logger(__name__)
 async def prune_inbox(run: Run) -> None:
     """Forget messages that are older than `consume.inbox_retention`: no second delivery of them is to come."""
     retention = current_settings.get().consume.inbox_retention
-    total, pruned = 0, AT_MOST
-    while pruned == AT_MOST and not run.stopping:
-        async with run.unit_of_work() as work:
-            pruned = await inbox.prune(work.connection, older_than=retention, at_most=AT_MOST)
-        total += pruned
-        run.report(f"{total} messages forgotten")
-    if total:
+    prune = partial(inbox.prune, older_than=retention, at_most=AT_MOST)
+    if total := await _in_steps(run, prune, at_most=AT_MOST, what="messages"):
         log.info("inbox pruned", messages=total)
 
 
@@ -43,12 +41,13 @@ async def prune_parked_messages(work: Work) -> None:
         log.info("parked messages pruned", messages=pruned)
 
 
-@every(minutes=1)
-async def prune_idempotency_keys(work: Work) -> None:
+@every(minutes=1, transaction=False, rerun=True)
+async def prune_idempotency_keys(run: Run) -> None:
     """Forget answers that are older than `api.idempotency_retention`: a request with such a key is a new one."""
     retention = current_settings.get().api.idempotency_retention
-    if pruned := await idempotency_keys.prune(work.connection, older_than=retention, at_most=BODIES_AT_MOST):
-        log.info("idempotency keys pruned", keys=pruned)
+    prune = partial(idempotency_keys.prune, older_than=retention, at_most=BODIES_AT_MOST)
+    if total := await _in_steps(run, prune, at_most=BODIES_AT_MOST, what="answers"):
+        log.info("idempotency keys pruned", keys=total)
 
 
 @cron("17 * * * *", transaction=False, rerun=True)
@@ -69,6 +68,17 @@ async def prune_cron_runs(run: Run) -> None:
             run.report(f"{total} runs forgotten, at {name}")
     if total:
         log.info("book pruned", runs=total)
+
+
+async def _in_steps(run: Run, prune: Callable[[Connection], Awaitable[int]], *, at_most: int, what: str) -> int:
+    """Prunes `at_most` rows in a transaction until there are no more, and returns how many there were."""
+    total, pruned = 0, at_most
+    while pruned == at_most and not run.stopping:
+        async with run.unit_of_work() as work:
+            pruned = await prune(work.connection)
+        total += pruned
+        run.report(f"{total} {what} forgotten")
+    return total
 
 
 BUILT_IN: Final[tuple[Job, ...]] = (
