@@ -111,6 +111,15 @@ def revision(
 
 
 @cli.command()
+def openapi(context: typer.Context, config_file: ConfigFile = None) -> None:
+    """Print the OpenAPI document of all routes, as JSON."""
+    from roles.api.app import create_app
+    from roles.api.docs import openapi_document
+
+    typer.echo(openapi_document(create_app(load(context, config_file).settings)).decode())
+
+
+@cli.command()
 def asyncapi(context: typer.Context, config_file: ConfigFile = None) -> None:
     """Print the AsyncAPI 3 document of all consumers and topics."""
     from commands.asyncapi import document

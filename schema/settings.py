@@ -225,6 +225,7 @@ class Api(Section):
     keep_alive_timeout: PositiveDuration = timedelta(seconds=75)
     idempotency_retention: PositiveDuration = timedelta(days=1)
     cursor_key: SecretStr = SecretStr("")
+    docs: bool = False
     max_in_flight: int = Field(1000, ge=1)
     rate_limit: Annotated[RateSetting | None, BeforeValidator(_no_rate), PlainSerializer(_written)] = Rate(
         6000, timedelta(minutes=1)

@@ -131,7 +131,7 @@ class Api(Quart):
 
 
 def create_app(settings: Settings, clock: Clock | None = None) -> Api:
-    """The application with all routes; with `debug` also its documentation.
+    """The application with all routes; with `debug` or `api.docs` also its documentation.
 
     Raises:
         ConfigurationError: a route does not say who may call it.
@@ -162,7 +162,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> Api:
     for blueprint in ROUTES:
         app.register_blueprint(blueprint, url_prefix=f"{PREFIX}{blueprint.url_prefix}")
     add_problem_pages(app)
-    if settings.debug:
+    if settings.debug or settings.api.docs:
         add_docs(app)
     app.access = access_rules(app)
     return app

@@ -1,6 +1,7 @@
-"""Pages for people: the API's documentation (with `debug`), and what each type of problem means (always).
+"""Pages for people: the API's documentation (with `debug` or `api.docs`), and what each type of problem means.
 
-The documentation is Swagger UI from files of our own, and its policy forbids the browser to ask any other host.
+The documentation is shown by Swagger UI, ReDoc or Scalar, whichever one likes, from files of our own, and the pages'
+policy forbids the browser to ask any other host.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from pydantic_core import to_json
-from quart import Quart, Response, abort, send_from_directory
+from quart import Quart, Response, abort, request, send_from_directory
 from quart_schema import QuartSchema, hide
 
 from roles.api.access import public
@@ -26,6 +27,10 @@ POLICY: Final = (
 """Of `Content-Security-Policy`."""
 
 
+PAGES: Final = {"/docs": "swagger-ui", "/redoc": "redoc", "/scalar": "scalar"}
+"""What shows the documentation, by path."""
+
+
 def openapi_document(app: Quart) -> bytes:
     """The OpenAPI document of the routes that `app` has."""
     extension: QuartSchema = app.extensions["QUART_SCHEMA"]
@@ -33,9 +38,9 @@ def openapi_document(app: Quart) -> bytes:
 
 
 def add_docs(app: Quart) -> None:
-    """Adds `/openapi.json`, made once, and `/docs`."""
+    """Adds `/openapi.json`, made once, and the pages that show it."""
     document = openapi_document(app)
-    page = (STATIC / "docs" / "index.html").read_bytes()
+    pages = {path: (STATIC / "docs" / f"{name}.html").read_bytes() for path, name in PAGES.items()}
 
     @app.get("/openapi.json")
     @hide
@@ -44,12 +49,14 @@ def add_docs(app: Quart) -> None:
         return Response(document, content_type="application/json")
 
     @app.get("/docs")
+    @app.get("/redoc")
+    @app.get("/scalar")
     @hide
     @public
     async def docs() -> Response:
-        return _page(page)
+        return _page(pages[request.path])
 
-    @app.get("/docs/<any('docs', 'swagger-ui'):folder>/<name>")
+    @app.get("/docs/<any('docs', 'swagger-ui', 'redoc', 'scalar'):folder>/<name>")
     @hide
     @public
     async def docs_file(folder: str, name: str) -> Response:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,14 +17,14 @@ from referencing.jsonschema import DRAFT202012
 from werkzeug.routing import Rule
 
 from roles.api.app import PREFIX, Api, create_app
-from roles.api.docs import openapi_document
+from roles.api.docs import PAGES, openapi_document
 from roles.api.routes import ROUTES
 from schema.settings import Settings
 from tests.api.support import Faults, RunningApi, StartApi
 
 OUTSIDE = {
-    "/docs",
-    "/docs/<any('docs', 'swagger-ui'):folder>/<name>",
+    *PAGES,
+    "/docs/<any('docs', 'swagger-ui', 'redoc', 'scalar'):folder>/<name>",
     "/openapi.json",
     "/problems",
     "/problems/<name>",
@@ -227,3 +228,8 @@ async def test_the_document_is_made_once_and_shown_with_debug_alone(start_api: S
         first, second = await debug.http.get("/openapi.json"), await debug.http.get("/openapi.json")
         assert first.headers["Content-Type"] == "application/json"
         assert first.content == second.content == openapi_document(create_app(Settings(debug=True)))
+
+
+def test_the_committed_document_is_what_the_routes_say() -> None:
+    committed = (Path(__file__).parent.parent.parent / "docs" / "openapi.json").read_bytes()
+    assert committed == openapi_document(create_app(Settings())) + b"\n", "python app.py openapi > docs/openapi.json"

@@ -1,0 +1,10 @@
+Scalar.createApiReference("#scalar", {
+  url: "openapi.json",
+  // Each of these would ask another host.
+  withDefaultFonts: false,
+  telemetry: false,
+  agent: { disabled: true },
+  mcp: { disabled: true },
+  hideClientButton: true,
+  showDeveloperTools: "never",
+});
