@@ -95,6 +95,12 @@ UP_TO = Query(
     .order_by(cron_run.c.scheduled_at.desc())
     .limit(1)
 )
+SHARED = Query(
+    select(cron_run)
+    .where(_of_job, _is_tick, cron_run.c.scheduled_at <= bindparam("at"), cron_run.c.through >= bindparam("at"))
+    .order_by(cron_run.c.scheduled_at.desc())
+    .limit(1)
+)
 FIRST = Query(select(cron_run).where(_of_job, _is_tick).order_by(cron_run.c.scheduled_at).limit(1))
 HOLDER = Query(
     select(_session.c.xact_start)
@@ -128,9 +134,12 @@ async def at(connection: Connection, job: str, moment: datetime) -> list[CronRun
     return await AT.all(connection, CronRun, job=job, at=moment)
 
 
-async def of_tick_or_before(connection: Connection, job: str, scheduled_at: datetime) -> CronRun | None:
-    """The row of the tick, or else of the one before it that has a row; None if there is none."""
-    return await UP_TO.one(connection, CronRun, job=job, at=scheduled_at)
+async def of_tick(connection: Connection, job: str, scheduled_at: datetime) -> CronRun | None:
+    """The row that tells of the tick: its own, or one that stands for many in a row; None if there is none."""
+    latest = await UP_TO.one(connection, CronRun, job=job, at=scheduled_at)
+    if latest is not None and (latest.through or latest.scheduled_at) >= scheduled_at:
+        return latest
+    return latest and await SHARED.one(connection, CronRun, job=job, at=scheduled_at)
 
 
 async def first(connection: Connection, job: str) -> CronRun | None:

@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from roles.embedded.postgres import Postgres
 from roles.embedded.rabbitmq import RabbitMQ
 from tests.services import SOURCES, PostgresServer, RabbitServer, running
+
+# The same examples each time, and no matter how slow the machine is; `--hypothesis-profile default` looks for more.
+settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

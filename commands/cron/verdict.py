@@ -55,8 +55,8 @@ class Facts:
     now: datetime
     rows: list[CronRun]
     """Of this moment."""
-    before: CronRun | None
-    """The row of the tick, or of the last one before it that has a row."""
+    row: CronRun | None
+    """The row that tells of the tick: its own, or one that stands for many in a row."""
     first: CronRun | None
     """The first tick in the book."""
     last: CronRun | None
@@ -69,12 +69,6 @@ class Facts:
     @property
     def job(self) -> Job:
         return self.table.job
-
-    @property
-    def row(self) -> CronRun | None:
-        """The row that tells of the tick: its own, or the one that stands for many in a row."""
-        row = self.before
-        return row if row is not None and (row.through or row.scheduled_at) >= self.at else None
 
     @property
     def is_due(self) -> bool:

@@ -49,7 +49,7 @@ async def _facts(conn: Connection, table: Timetable, at: datetime, now: datetime
         at=at,
         now=now,
         rows=await cron_history.at(conn, job.name, at),
-        before=await cron_history.of_tick_or_before(conn, job.name, at),
+        row=await cron_history.of_tick(conn, job.name, at),
         first=await cron_history.first(conn, job.name),
         last=last.get(job.name),
         pause=await cron_pauses.get(conn, job.name),

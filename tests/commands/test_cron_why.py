@@ -163,6 +163,9 @@ async def test_a_row_that_stands_for_many_ticks_tells_of_each(
     for day in (20, 22, 24):
         assert await answer(settings, out, "nightly", f"2025-10-{day}T02:30") == expected
     assert (await answer(settings, out, "nightly", "2025-10-25T02:30"))[0] == "open"
+    write(database_url, "nightly", "2025-10-21T00:30")
+    assert (await answer(settings, out, "nightly", "2025-10-21T02:30"))[0] == "finished", "it has a row of its own"
+    assert await answer(settings, out, "nightly", "2025-10-22T02:30") == expected
 
 
 async def test_a_long_run_goes_on_or_was_cut_off(settings: Settings, database_url: str, out: Output) -> None:
