@@ -42,6 +42,7 @@ bench: setup
 	@$(RUN) -m bench.http
 	@$(RUN) -m bench.messages
 	@$(RUN) -m bench.footprint
+	@$(RUN) -m bench.schedule
 
 # The environment as uv.lock has it, and a RabbitMQ that can be started.
 setup: $(VENV)/.ready

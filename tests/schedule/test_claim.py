@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
 from itertools import combinations
 from typing import Any
@@ -20,18 +20,23 @@ from db.pool import DatabaseUnavailable, Pool, current_pool
 from db.pooled_connection import PooledConnection
 from db.query import Connection
 from roles.clock import SystemClock
+from roles.resources import Resources
+from roles.schedule.declarations import Job
+from roles.schedule.long import LongRuns
 from roles.schedule.policy import Timetable
-from roles.schedule.tick import Runner, Tick
+from roles.schedule.run import Run
+from roles.schedule.tick import Outcome, Runner, Tick
 from roles.tally import Tally
-from schema.settings import Schedule
-from tests.schedule.support import START, Witness, a_job, leave_a_trace
+from schema.settings import Schedule, Settings
+from tests.schedule.support import START, Witness, a_job, a_long_job, leave_a_trace
 
 pytestmark = pytest.mark.anyio
 
 NEXT = START + timedelta(seconds=1)
 STEPS = 5
-GATED = (b"pg_try_advisory", b"INSERT INTO cron_run", b"UPDATE cron_run", b"COMMIT")
-"""The statements of a tick that others could be affected by; five in a tick that is run."""
+GATED = (b"pg_try_advisory", b"INSERT INTO cron_run", b"UPDATE cron_run", b"COMMIT", b"SKIP LOCKED")
+"""The statements of a tick that others could be affected by; five in one that is run, or claimed for a long run."""
+TAKEOVER_STEPS = 4
 
 
 class Claimant:
@@ -42,7 +47,8 @@ class Claimant:
 
         class Cursor(psycopg.AsyncCursor[TupleRow]):
             async def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-                if isinstance(query, bytes) and any(statement in query for statement in GATED):
+                gated = claimant.gated and isinstance(query, bytes)
+                if gated and any(statement in query for statement in GATED):
                     await claimant._wait_for_its_turn()
                     if claimant.dies_at_commit and query == b"COMMIT":
                         self.connection.pgconn.finish()
@@ -60,7 +66,10 @@ class Claimant:
             open=False,
             configure=configure,
         )
+        self.gated = True
+        self.job = a_job(leave_a_trace)
         self.dies_at_commit = False
+        self._resources = Resources(settings=Settings(), pool=self.pool, amqp_urls={})
         self.outcome: str | None = None
         self._at_gate = anyio.Event()
         self._go = anyio.Event()
@@ -73,20 +82,36 @@ class Claimant:
     async def attempt(self) -> None:
         current_pool.set(self.pool)
         runner = Runner(clock=SystemClock(), settings=Schedule(), tally=Tally())
-        job = a_job(leave_a_trace)
-        tick = Tick(Timetable(job, job.terms(Schedule())), START, chosen=True)
+        tick = Tick(self._table, START, chosen=True)
+        self.gated = True
         try:
             with bound_contextvars(job=tick.job.name, scheduled_at=START.isoformat()):
                 outcome = await runner.attempt(tick)
+                if outcome is Outcome.CLAIMED and tick.run is not None:
+                    self.gated = False  # nobody else is at it: what follows is up to the fence
+                    tick.run = await self._long_runs().carry_out(tick.run)
             self.outcome = tick.run.status.value if tick.run else outcome.name.lower()
         except DatabaseUnavailable:
             self.outcome = "died"
         self._at_gate.set()
 
-    async def start(self, group: TaskGroup) -> None:
+    async def take_over(self) -> None:
+        current_pool.set(self.pool)
+        self.gated = True
+        self.outcome = "took over" if await self._long_runs().take_over() else "left alone"
+        self._at_gate.set()
+
+    @property
+    def _table(self) -> Timetable:
+        return Timetable(self.job, self.job.terms(Schedule()))
+
+    def _long_runs(self) -> LongRuns:
+        return LongRuns(self._resources, [self._table], anyio.CapacityLimiter(1))
+
+    async def start(self, group: TaskGroup, do: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         self.outcome = None
         self._at_gate = anyio.Event()
-        group.start_soon(self.attempt)
+        group.start_soon(do or self.attempt)
         await self._at_gate.wait()
 
     async def step(self) -> None:
@@ -104,12 +129,19 @@ async def claimants(database_url: str) -> AsyncIterator[tuple[Claimant, Claimant
         yield one, two
 
 
+async def leave_a_trace_later(run: Run) -> None:
+    async with run.unit_of_work() as work:
+        await leave_a_trace(work)
+
+
 @pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("job", [a_job(leave_a_trace), a_long_job(leave_a_trace_later)], ids=["short", "long"])
 async def test_no_order_of_two_claimants_runs_a_tick_twice(
-    claimants: tuple[Claimant, Claimant], witness: Witness, dies: bool
+    claimants: tuple[Claimant, Claimant], witness: Witness, job: Job, dies: bool
 ) -> None:
     one, two = claimants
     one.dies_at_commit = dies
+    one.job = two.job = job
     for turns_of_one in combinations(range(2 * STEPS), STEPS):
         async with anyio.create_task_group() as group:
             await one.start(group)
@@ -124,8 +156,36 @@ async def test_no_order_of_two_claimants_runs_a_tick_twice(
                 await one.step()
         assert await witness.statuses() == ["finished"], (turns_of_one, one.outcome, two.outcome)
         assert len(await witness.effects()) == 1, (turns_of_one, one.outcome, two.outcome)
-        assert {one.outcome, two.outcome} <= {"finished", "busy", "died"}
+        assert {one.outcome, two.outcome} <= {"finished", "claimed", "busy", "died"}
         await witness.query("WITH gone AS (DELETE FROM cron_run RETURNING 1), went AS (DELETE FROM effect) SELECT 1")
+
+
+async def test_no_order_of_two_replicas_takes_a_run_over_twice(
+    claimants: tuple[Claimant, Claimant], witness: Witness
+) -> None:
+    one, two = claimants
+    one.job = two.job = a_long_job(leave_a_trace_later, rerun=True)
+    await witness.query(
+        "INSERT INTO cron_run (job, scheduled_at, status, started_at, attempts, host, lease_expires_at) "
+        "VALUES ('example', %s, 'claimed', %s, 1, 'dead', now() - interval '1 s') RETURNING 1",
+        START,
+        START,
+    )
+    for turns_of_one in combinations(range(2 * TAKEOVER_STEPS), TAKEOVER_STEPS):
+        async with anyio.create_task_group() as group:
+            await one.start(group, one.take_over)
+            await two.start(group, two.take_over)
+            for turn in range(2 * TAKEOVER_STEPS):
+                await (one if turn in turns_of_one else two).step()
+            while one.outcome is None or two.outcome is None:
+                await one.step()
+                await two.step()
+        assert {one.outcome, two.outcome} == {"left alone", "took over"}, turns_of_one
+        [row] = await witness.query(
+            "UPDATE cron_run SET fence = 0, lease_expires_at = now() - interval '1 s' FROM cron_run AS before "
+            "WHERE before.id = cron_run.id RETURNING before.fence, before.attempts"
+        )
+        assert row["fence"] == 1
 
 
 async def test_a_late_look_at_a_tick_that_is_in_the_book_takes_no_lock_of_the_job(

@@ -1,0 +1,138 @@
+"""Real processes: replicas whose clocks differ, killed at random and at each step of a tick."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections import Counter
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import anyio
+import pytest
+
+from schema.steps import Step
+from tests.e2e.support import App, running
+from tests.schedule.support import Row, Witness, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+
+STORM_APP = Path(__file__).parent / "storm_app.py"
+SECONDS = float(os.environ.get("STORM_SECONDS", "5"))
+"""How long replicas are killed and started; more by hand, such as `STORM_SECONDS=60`."""
+SHORT_STEPS = (Step.SCHEDULE_CLAIMED, Step.SCHEDULE_HANDLED, Step.SCHEDULE_MARKED, Step.SCHEDULE_COMMITTED)
+LONG_STEPS = (
+    Step.SCHEDULE_LONG_CLAIMED,
+    Step.SCHEDULE_LONG_COMMITTED,
+    Step.SCHEDULE_LONG_HANDLED,
+    Step.SCHEDULE_LONG_MARKED,
+)
+
+
+def environ(url: str, **more: str) -> dict[str, str]:
+    return {"APP_DATABASE__URL": url, "APP_LOG__LEVEL": "warning", "APP_SCHEDULE__LEASE": "1s", **more}
+
+
+async def ticks(witness: Witness, status: str = "finished") -> list[tuple[str, datetime]]:
+    rows: list[Row] = await witness.query(
+        "SELECT job, scheduled_at FROM cron_run WHERE status = %s AND job NOT LIKE 'prune%%' ORDER BY 1, 2", status
+    )
+    return [(row["job"], row["scheduled_at"]) for row in rows]
+
+
+async def test_replicas_that_are_killed_at_random_run_each_tick_of_each_job_once(
+    database_url: str, witness: Witness, here: Path
+) -> None:
+    chance = random.Random(7)
+    async with AsyncExitStack() as stack:
+
+        async def start(number: int) -> App:
+            return await stack.enter_async_context(
+                running(
+                    here,
+                    "--roles",
+                    "schedule",
+                    environ=environ(database_url, CLOCK_SHIFT=str(number)),
+                    script=STORM_APP,
+                    wait=False,
+                )
+            )
+
+        replicas = [await start(number) for number in range(3)]
+
+        async def under_way() -> bool:
+            return len(await ticks(witness)) >= 10
+
+        await until(under_way, within=80)
+        end = anyio.current_time() + SECONDS
+        kills = 0
+        while anyio.current_time() < end:
+            await anyio.sleep(chance.uniform(0.2, 1.0))
+            victim = chance.randrange(3)
+            replicas[victim].kill(signal.SIGKILL)
+            await replicas[victim].exited(within=60)
+            kills += 1
+            replicas[victim] = await start(victim)
+        settled = await ticks(witness)
+
+        async def goes_on() -> bool:
+            return len(await ticks(witness)) >= len(settled) + 40
+
+        await until(goes_on, within=80)
+        for replica in replicas:
+            replica.kill(signal.SIGTERM)
+        for replica in replicas:
+            await replica.exited(within=80)
+    assert kills >= 3
+    book = await ticks(witness)
+    assert await witness.effects() == book, "the book and the effects agree row by row"
+    assert set(Counter(book).values()) == {1}
+    for number in range(10):
+        times = [at for job, at in book if job == f"job {number}"]
+        gaps = [later - earlier for earlier, later in pairwise(times)]
+        assert set(gaps) == {timedelta(seconds=1)}, "a tick is missing"
+    everything = await witness.query("SELECT DISTINCT status FROM cron_run WHERE job LIKE 'job %%'")
+    assert everything == [{"status": "finished"}]
+
+
+@pytest.mark.parametrize("kind", ["short", "long"])
+async def test_processes_that_are_killed_at_each_step_leave_their_tick_to_the_next(
+    database_url: str, witness: Witness, here: Path, kind: str
+) -> None:
+    arguments = ("--roles", "schedule")
+    left_behind: list[datetime] = []
+    for step in SHORT_STEPS if kind == "short" else LONG_STEPS:
+        settings = environ(database_url, DIES_AT=step.value, JOBS=kind)
+        async with running(here, *arguments, environ=settings, script=STORM_APP, wait=False) as dies:
+            assert await dies.exited(within=80) == -signal.SIGKILL, step
+        rows = await witness.query("SELECT * FROM cron_run WHERE job = %s ORDER BY scheduled_at", kind)
+        if step in (Step.SCHEDULE_COMMITTED, Step.SCHEDULE_LONG_MARKED):
+            assert rows[-1]["status"] == "finished", step
+        elif kind == "short":
+            assert {row["status"] for row in rows} <= {"finished"}, step
+        else:
+            assert "claimed" in {row["status"] for row in rows}, step
+        left_behind += [row["scheduled_at"] for row in rows if row["status"] == "claimed"]
+    before = len(await ticks(witness))
+    settings = environ(database_url, JOBS=kind)
+    async with running(here, *arguments, environ=settings, script=STORM_APP, wait=False) as goes_on:
+
+        async def three_more() -> bool:
+            return len(await ticks(witness)) >= before + 3
+
+        await until(three_more, within=80)
+        goes_on.kill(signal.SIGTERM)
+        await goes_on.exited(within=80)
+    rows = await witness.query("SELECT * FROM cron_run WHERE job = %s ORDER BY scheduled_at", kind)
+    assert {row["status"] for row in rows} <= {"finished", "missed"}
+    done = Counter(at for _, at in await witness.effects())
+    assert done.keys() == {row["scheduled_at"] for row in rows if row["status"] == "finished"}
+    if kind == "short":
+        assert set(done.values()) == {1}
+    else:  # what a long run has committed stays, and it is run again, for its job declares that it may be
+        assert {at for at, times in done.items() if times > 1} <= set(left_behind)
+        assert all(row["attempts"] == row["fence"] + 1 for row in rows if row["status"] == "finished")
+        assert any(row["fence"] for row in rows)
