@@ -247,9 +247,9 @@ class Subscription:
         self._processor.give_back(self._intake.take_back())
 
     def _report(self) -> None:
-        self._status.reason = (
-            self._kill_switch.reason or self._lost or self._database.reason or self._publishing.reason
-        )
+        away = self._database.reason or self._publishing.reason
+        subscription = "; ".join(filter(None, (self._lost, away)))
+        self._status.reason = self._kill_switch.reason or subscription or None
 
 
 async def _database_answers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -42,6 +43,8 @@ class Proxy:
         """Half-open: sockets stay, nothing is forwarded any more, in either direction."""
         self.refusing = False
         """New connections are closed at once."""
+        self.most: float = math.inf
+        """Bytes that a connection brings to the broker; what comes then gets lost."""
         self._target = URL(url)
         self._streams: set[SocketStream] = set()
 
@@ -52,7 +55,7 @@ class Proxy:
             async with await anyio.connect_tcp(str(self._target.host), self._target.port or 5672) as upstream:
                 self._streams |= {stream, upstream}
                 async with anyio.create_task_group() as group:
-                    group.start_soon(self._pump, stream, upstream, group.cancel_scope)
+                    group.start_soon(self._pump, stream, upstream, group.cancel_scope, self.most)
                     group.start_soon(self._pump, upstream, stream, group.cancel_scope)
                 self._streams -= {stream, upstream}
 
@@ -61,11 +64,15 @@ class Proxy:
         for stream in list(self._streams):
             await stream.aclose()
 
-    async def _pump(self, source: SocketStream, target: SocketStream, scope: anyio.CancelScope) -> None:
+    async def _pump(
+        self, source: SocketStream, target: SocketStream, scope: anyio.CancelScope, most: float = math.inf
+    ) -> None:
+        sent = 0
         try:
             while True:
                 data = await source.receive()
-                if not self.silent:
+                sent += len(data)
+                if not self.silent and sent <= most:
                     await target.send(data)
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             if self.silent:  # the other side is not told

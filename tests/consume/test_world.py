@@ -190,3 +190,57 @@ async def test_the_broker_goes_away_as_well(producer: Producer, amqp_url: str, d
 
         assert running.status().retried == running.status().parked == 0
     assert sorted(calls.texts) == ["a", "b", "c"]
+
+
+async def test_messages_are_given_back_once_however_long_the_database_is_away(
+    producer: Producer, amqp_url: str, database_url: str, door: Door
+) -> None:
+    calls = Calls()
+    held = {"give_back_after": "300ms"}
+    async with consuming(
+        calls.declared(concurrency=2), amqp_url=amqp_url, database_url=database_url, consume=held
+    ) as running:
+        await door.shut()
+        for text in "abc":
+            await producer.send(text)
+        await eventually(lambda: running.tally().given_back == 2)
+        await eventually(lambda: not running.status().subscribed)
+        await producer.holds("q", 3)
+        await anyio.sleep(1.5)
+        assert (running.tally().taken, running.tally().given_back) == (2, 2)
+        assert (running.status().reason or "").startswith("held for consume.give_back_after = 300ms; PostgreSQL: ")
+
+        await door.open()
+        await eventually(lambda: running.tally().finished == 3)
+        await eventually(lambda: running.status().reason is None)
+        status = running.status()
+        assert (status.subscribed, status.retried, status.parked) == (True, 0, 0)
+    assert running.tally().taken == 5
+    assert sorted(calls.texts) == ["a", "b", "c"]
+
+
+async def test_a_message_that_does_not_get_through_again_is_parked_by_the_broker(
+    producer: Producer, amqp_url: str, database_url: str
+) -> None:
+    """It is too large for the time that a publication may take; others are retried as ever."""
+
+    async def fail(message: Note, work: Work) -> None:
+        raise ValueError("no")
+
+    quick = {"example": {"heartbeat": "5s", "timeout": "1s"}}
+    async with proxied(amqp_url) as proxy:
+        proxy.most = 100_000
+        async with consuming(
+            Calls(fail).declared(), amqp_url=proxy.url, database_url=database_url, amqp=quick
+        ) as running:
+            await producer.send("x" * 1_000_000, message_id="large")
+            for number in range(10):
+                await producer.send(str(number))
+            await eventually(lambda: running.status().parked == 11)
+            await eventually(lambda: running.status().reason is None)
+
+        await producer.holds("q.parked", 11)
+        parked = {each.properties.message_id: each for each in [await producer.take("q.parked") for _ in range(11)]}
+    assert len(parked["large"].body) > 1_000_000
+    assert "x-death" in parked.pop("large").headers
+    assert {each.headers["x-error"] for each in parked.values()} == {"ValueError: no"}

@@ -10,10 +10,10 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
+from pydantic import BaseModel
 
-from roles.amqp import Broker, Properties
-from schema.settings import Amqp
 from tests.e2e.support import channel, running
+from tests.quarantine.support import DELAY, publish
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
@@ -30,6 +30,13 @@ def environ(database_url: str, amqp_url: str) -> dict[str, str]:
         "APP_AMQP__EXAMPLE__URL": amqp_url,
         "APP_CONSUME__QUARANTINE": "1s",
     }
+
+
+class Order(BaseModel):
+    """As in the application, which cannot be imported without its consequences."""
+
+    name: str
+    deadly: bool = False
 
 
 class Outcome:
@@ -53,23 +60,6 @@ class Outcome:
             return await (await connection.execute(query)).fetchall()
 
 
-async def send(amqp_url: str, names: list[str], *, deadly: set[str]) -> None:
-    """Spreads the messages over both queues, which the application has declared."""
-    broker = Broker("example", amqp_url, Amqp())
-    producer = await broker.channel("publish")
-    for number, name in enumerate(names):
-        body = f'{{"name": "{name}", "deadly": {str(name in deadly).lower()}}}'.encode()
-        await producer.publish(
-            body, Properties({"message_id": name.encode()}), exchange="", routing_key=QUEUES[number % 2]
-        )
-    await broker.aclose()
-
-
-async def declare(here: Path, environ: dict[str, str]) -> None:
-    async with running(here, "--roles", "consume", environ=environ, script=APP) as app:
-        assert await app.stop() == 0
-
-
 async def live(here: Path, environ: dict[str, str], roles: str, done: Callable[[], Awaitable[bool]]) -> list[int]:
     """Starts the application again and again until `done`; returns the exit codes of those that died."""
     codes: list[int] = []
@@ -89,8 +79,8 @@ async def test_a_message_that_kills_the_process_is_parked_after_at_most_three_de
     here: Path, environ: dict[str, str], database_url: str, amqp_url: str
 ) -> None:
     outcome = Outcome(database_url)
-    await declare(here, environ)
-    await send(amqp_url, [*INNOCENT[:60], "poison", *INNOCENT[60:]], deadly={"poison"})
+    names = [*INNOCENT[:60], "poison", *INNOCENT[60:]]
+    await publish(amqp_url, QUEUES, ((name, Order(name=name, deadly=name == "poison")) for name in names))
 
     async def done() -> bool:
         return bool(await outcome.parked()) and len(await outcome.stored()) == len(INNOCENT)
@@ -106,7 +96,7 @@ async def test_a_message_that_kills_the_process_is_parked_after_at_most_three_de
     assert await outcome.suspects() == 0
     async with channel(amqp_url) as other:
         for queue in QUEUES:
-            for name in (queue, f"{queue}.parked", f"{queue}.retry.100ms"):
+            for name in (queue, f"{queue}.parked", f"{queue}.retry.{DELAY}"):
                 assert (await other.queue_declare(name, passive=True)).message_count == 0
 
 
@@ -114,12 +104,7 @@ async def test_a_crash_loop_that_no_message_is_to_blame_for_parks_nothing(
     here: Path, environ: dict[str, str], database_url: str, amqp_url: str
 ) -> None:
     outcome = Outcome(database_url)
-    await declare(here, environ)
-    await send(amqp_url, INNOCENT, deadly=set())
-    crashes = 0
-
-    async def never() -> bool:
-        return False
+    await publish(amqp_url, QUEUES, ((name, Order(name=name)) for name in INNOCENT))
 
     async def done() -> bool:
         return len(await outcome.stored()) == len(INNOCENT) and await outcome.suspects() == 0
@@ -128,7 +113,6 @@ async def test_a_crash_loop_that_no_message_is_to_blame_for_parks_nothing(
     for _ in range(3):
         async with running(here, "--roles", "consume,schedule", environ=deadly, script=APP, wait=False) as app:
             assert await app.exited() == 67, app.text()
-            crashes += 1
     await live(here, environ, "consume", done)
 
     assert await outcome.stored() == Counter(INNOCENT)
