@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from db.pool import Work
-from roles.consume import Consumer, Delivery, Ladder, consumer
+from roles.consume import Breaker, Consumer, Delivery, Ladder, consumer
 from roles.consume.handlers import CONSUMERS
 from roles.consume.names import parked_queue, wait_queue
 from roles.consume.validation import validate
@@ -86,6 +86,12 @@ def test_defaults() -> None:
         ({"timeout": "soon"}, "consumer q: timeout 'soon' is not a duration"),
         ({"timeout": "30m"}, "consumer q: timeout 30m is not between 0s and 30m"),
         ({"timeout": "0s"}, "consumer q: timeout 0s is not between 0s and 30m"),
+        (
+            {"timeout": "20m"},
+            "consumer q: timeout 20m and consume.give_back_after = 10m together are not shorter than 30m",
+        ),
+        ({"breaker": Breaker(pause="soon")}, "consumer q: breaker pause 'soon' is not a duration"),
+        ({"breaker": Breaker(failure_rate=0)}, "consumer q: breaker failure_rate 0 is not a number above 0"),
         ({"exchange_type": "topik"}, "consumer q: unknown exchange type 'topik': did you mean 'topic'?"),
         ({"queue": ""}, "consumer : '' is no name for a queue"),
         ({"queue": "amq.q"}, "consumer amq.q: 'amq.q' is no name for a queue"),
