@@ -25,6 +25,36 @@ ROOT = Path(__file__).parent.parent.parent
 DOCUMENT = (ROOT / "docs" / "schedule.md").read_text()
 
 
+PROOFS = {
+    "several replicas see a tick": "test_replicas_whose_clocks_differ_run_each_tick_once",
+    "the job raises": "test_retries_that_are_used_up_leave_a_failure",
+    "the job takes longer than its `timeout`": "test_whatever_a_job_does_its_tick_is_failed_and_the_role_goes_on",
+    "the process is killed in the middle of the job": (
+        "test_a_claimant_that_dies_in_the_middle_hands_over_although_missed_ticks_are_skipped"
+    ),
+    "a tick comes due while an earlier run goes on, on any replica": (
+        "test_ticks_of_a_queue_wait_for_each_other_in_order_and_not_without_end"
+    ),
+    "nothing ran when ticks came due, and it is back within their `grace`": (
+        "test_a_gap_within_the_grace_is_made_up_for_whatever_the_policy"
+    ),
+    "nothing ran for longer than that": "test_a_longer_gap_is_the_policys",
+    "the database is away": "test_a_database_that_is_away_over_five_ticks",
+    "a job is new": "test_a_new_job_looks_back_one_tick_and_no_further_than_its_grace",
+    "a job is paused": "test_a_paused_job_is_skipped_on_all_replicas_and_a_resumed_one_does_not_burst",
+    "more ticks are due than `schedule.concurrency`": (
+        "test_jobs_of_the_same_second_take_no_more_connections_than_the_limit"
+    ),
+    "a job hangs": "test_a_job_that_hangs_harms_no_other",
+    "a job calls `sys.exit`": "test_a_job_that_calls_exit_has_failed_and_ends_no_process",
+    "the process drains": "test_a_drain_fires_no_more_and_lets_the_runs_in_hand_finish",
+    "a long run's process dies": (
+        "test_a_run_whose_lease_expired_is_taken_over_or_has_failed_and_the_old_one_commits_nothing_more"
+    ),
+}
+"""The test that proves each row of "What happens when", by how the row begins."""
+
+
 def section(title: str) -> str:
     found = re.search(rf"^## {title}$(.*?)(?=^## |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL)
     assert found is not None, title
@@ -70,6 +100,14 @@ def test_the_fields_are_those_that_are_read() -> None:
 def test_what_is_said_to_be_refused_is(expression: str) -> None:
     assert expression.split(maxsplit=1)[0] in section("When it is due")
     assert list(CronSchedule(expression).findings())
+
+
+def test_every_row_of_what_happens_when_has_its_proof() -> None:
+    rows = [when for when, _ in table(section("What happens when"), "when")]
+    assert len(rows) == len(PROOFS)
+    assert all(row.startswith(when) for row, when in zip(rows, PROOFS, strict=True))
+    sources = "".join(file.read_text() for file in (ROOT / "tests" / "schedule").glob("test_*.py"))
+    assert [name for name in PROOFS.values() if f"def {name}(" not in sources] == []
 
 
 def test_the_columns_and_statuses_are_those_of_the_book() -> None:
