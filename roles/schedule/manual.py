@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from difflib import get_close_matches
 from typing import Final
 
@@ -49,8 +50,11 @@ async def run_by_hand(jobs: Sequence[Job], name: str, *, user: str, resources: R
     waits = tables[name].job.overlap == "queue"
     tick = Tick(tables[name], clock.now(), trigger=Trigger.MANUAL, triggered_by=user, waits=waits)
     with bound_contextvars(job=name, scheduled_at=tick.scheduled_at.isoformat()):
-        while (outcome := await runner.attempt(tick)) is Outcome.BUSY:
-            await clock.sleep(LOOK_AGAIN)
+        while (outcome := await runner.attempt(tick)) in (Outcome.BUSY, Outcome.SETTLED):
+            if outcome is Outcome.SETTLED:  # somebody asked for it in the same microsecond
+                tick.scheduled_at += timedelta.resolution
+            else:
+                await clock.sleep(LOOK_AGAIN)
         if outcome is not Outcome.CLAIMED or tick.run is None:
             return tick.run
         long_runs = LongRuns(resources, tables.values(), anyio.CapacityLimiter(settings.concurrency))
