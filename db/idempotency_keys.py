@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final
 
+from psycopg import AsyncClientCursor
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel
 from sqlalchemy import (
@@ -34,6 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
+from db.joining import FIRST
 from db.metadata import metadata
 from db.query import Connection, Query
 
@@ -72,6 +74,7 @@ CLAIM = Query(
     )
     .on_conflict_do_nothing()
 )
+_BEGIN: Final = b"BEGIN; " + CLAIM.sql + b"; " + FIRST
 GET = Query(select(*(idempotency_key.c[name] for name in ("digest", "status", "headers", "body"))).where(*_this))
 SETTLE = Query(
     update(idempotency_key)
@@ -89,10 +92,17 @@ _old: Select[tuple[Any]] = (
 PRUNE = Query(delete(idempotency_key).where(literal_column("ctid") == func.any(func.array(_old.scalar_subquery()))))
 
 
-async def claim(connection: Connection, caller: str, key: str, *, digest: bytes) -> bool:
-    """Whether this transaction is the first with the key; False if there is an answer, or will be."""
+async def begin(connection: Connection, caller: str, key: str, *, digest: bytes) -> bool:
+    """Begins a transaction that can be joined (`db.joining`), and claims the key, in one round trip.
+
+    Returns:
+        Whether this transaction is the first with the key; False if there is an answer, or will be.
+    """
     lock = int.from_bytes(blake2b(f"{caller}\x00{key}".encode(), digest_size=8).digest(), signed=True)
-    return await CLAIM.execute(connection, caller=caller, key=key, digest=digest, lock=lock) == 1
+    cursor = AsyncClientCursor(connection)
+    await cursor.execute(_BEGIN, {"caller": caller, "key": key, "digest": digest, "lock": lock})
+    cursor.nextset()
+    return cursor.rowcount == 1
 
 
 async def get(connection: Connection, caller: str, key: str) -> Answer | None:

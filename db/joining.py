@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 from psycopg.pq import TransactionStatus
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 ROLLBACK_TIMEOUT = 10.0
 """Seconds that undoing a block may take, even if its task is cancelled meanwhile."""
+
+
+FIRST: Final = b"SAVEPOINT block_1"
+"""The savepoint of the first block, which is set when the transaction begins: that saves a round trip."""
 
 
 class Joined:
@@ -43,7 +47,8 @@ class Joined:
         conn = self.work.connection
         self._count += 1
         name = b"block_%d" % self._count
-        await conn.execute(b"SAVEPOINT " + name)
+        if self._count > 1:
+            await conn.execute(b"SAVEPOINT " + name)
         try:
             yield conn
         except BaseException:
@@ -64,7 +69,11 @@ _joined: ContextVar[Joined | None] = ContextVar("joined", default=None)
 
 @contextmanager
 def joining(work: Work) -> Iterator[None]:
-    """Has what this task does in the block, with `connection()` and `unit_of_work()`, be a part of `work`."""
+    """Has what this task does in the block, with `connection()` and `unit_of_work()`, be a part of `work`.
+
+    Params:
+        work: begun with the savepoint `FIRST`.
+    """
     token = _joined.set(Joined(work))
     try:
         yield

@@ -19,7 +19,8 @@ from werkzeug.exceptions import BadRequest
 
 from db import idempotency_keys
 from db.joining import joining
-from db.pool import unit_of_work
+from db.pool import transaction
+from db.query import Connection
 from roles.api.replies import Refusal
 from roles.api.request import Request
 from schema.problems import IN_PROGRESS, KEY_REUSED
@@ -45,8 +46,14 @@ async def once(request: Request, handle: Callable[[], Awaitable[Any]]) -> Respon
     """
     caller, key = request.caller.name, _key(request)
     digest = await _digest(request)
-    async with unit_of_work() as work:
-        if await idempotency_keys.claim(work.connection, caller, key, digest=digest):
+    first = False
+
+    async def begin(conn: Connection) -> None:
+        nonlocal first
+        first = await idempotency_keys.begin(conn, caller, key, digest=digest)
+
+    async with transaction(begin) as work:
+        if first:
             with joining(work):
                 response = cast("Response", await current_app.make_response(await handle()))
             body = await response.get_data(as_text=False)
