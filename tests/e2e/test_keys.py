@@ -59,7 +59,7 @@ async def test_a_key_is_made_used_and_revoked_and_nothing_secret_is_logged(
     assert {"request", "request failed", "caller refused"} <= {record["event"] for record in about_requests}
     assert all(re.fullmatch("[0-9a-f]{32}", record["request_id"]) for record in about_requests)
     written = json.dumps(app.records) + app.output
-    for secret in (made["key"].rpartition("_")[2], wrong.rpartition("_")[2], OPS_TOKEN, "Bearer rk_"):
+    for secret in (made["key"].split("_", 2)[2], wrong.split("_", 2)[2], OPS_TOKEN, "Bearer rk_"):
         assert secret not in written
     shown = run(here, "config", environ=environ).stdout
     assert 'ops.token = "***"' in shown
