@@ -84,10 +84,11 @@ async def _act(
     at_once = AT_ONCE if pace is None else min(AT_ONCE, math.ceil(pace / 10))
     count = 0
     try:
-        began = anyio.current_time()
+        due = anyio.current_time()
         for start in range(0, len(ids), at_once):
             if pace is not None:
-                await anyio.sleep(began + start / pace - anyio.current_time())
+                await anyio.sleep(due - anyio.current_time())
+                due = anyio.current_time() + at_once / pace  # what was held up is not made up for
             few = ids[start : start + at_once]
             count += await done(few, selection.status, how_many=len(ids))
     finally:
