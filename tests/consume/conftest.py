@@ -25,5 +25,5 @@ def shared_database_url(postgres: PostgresServer) -> Iterator[str]:
 def database_url(shared_database_url: str) -> str:
     """One database for all tests in here, without students and claims: most of them only need transactions."""
     with psycopg.connect(shared_database_url) as connection:
-        connection.execute("TRUNCATE parked_message, parked_act, student, inbox RESTART IDENTITY")
+        connection.execute("TRUNCATE parked_message, parked_act, student, inbox, suspect RESTART IDENTITY")
     return shared_database_url
