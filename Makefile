@@ -41,6 +41,7 @@ bench: setup
 	@$(UV) sync --quiet --locked --compile-bytecode --extra embedded --extra redis --group bench --python $(PYTHON)
 	@$(RUN) -m bench.http
 	@$(RUN) -m bench.messages
+	@$(RUN) -m bench.relay
 	@$(RUN) -m bench.footprint
 	@$(RUN) -m bench.schedule
 

@@ -23,6 +23,7 @@ from commands.command import ConfigFile, exit_with, load
 from commands.cron.verbs import cli as cron_verbs
 from commands.keys import cli as key_verbs
 from commands.parked.verbs import cli as parked_verbs
+from commands.publish import cli as publish_verb
 from commands.topology.verbs import cli as topology_verbs
 from db.pool import create_pool, current_pool
 from db.schema_version import add_revision, head, upgrade
@@ -39,6 +40,7 @@ from roles.role import Role, RoleSpec, Stage
 from roles.signals import drain_on_signals, exit_after
 from roles.supervisor import Supervisor
 from roles.watchdog import watchdog
+from schema import topics
 from schema.settings import EMBEDDED, Settings, current_settings
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -46,6 +48,7 @@ cli.add_typer(cron_verbs, name="cron")
 cli.add_typer(parked_verbs, name="parked")
 cli.add_typer(key_verbs, name="keys")
 cli.add_typer(topology_verbs, name="topology")
+cli.add_typer(publish_verb)
 
 
 @cli.callback(invoke_without_command=True)
@@ -141,7 +144,8 @@ def check(context: typer.Context, config_file: ConfigFile = None) -> None:
 async def _serve(settings: Settings) -> int:
     """Runs the roles until a signal, or until one of them can never work."""
     console = configure(choose_mode(settings.console, sys.stdout), settings.log.level)
-    servers = Servers(settings, broker="consume" in settings.roles)
+    topics.validate(topics.TOPICS, settings)
+    servers = Servers(settings)
     pool = create_pool(servers.database_url, settings.database)
     current_pool.set(pool)
     current_settings.set(settings)
@@ -193,6 +197,18 @@ def _specs(resources: Resources, servers: Servers, supervisor: Supervisor, conso
         specs.append(
             RoleSpec(name=name, build=partial(build, resources), needs=needs, tally=resources.board.tally(name))
         )
+    if settings.amqp:  # whatever this process does can put messages into the outbox
+        from roles.relay.role import RelayRole
+
+        specs.append(
+            RoleSpec(
+                name="relay",
+                build=partial(RelayRole, resources),
+                needs=("database", "rabbitmq") if servers.rabbitmq else ("database",),
+                stage=Stage.RELAY,
+                tally=resources.board.tally("relay"),
+            )
+        )
     return specs
 
 
@@ -218,7 +234,7 @@ async def _serve_reloading(settings: Settings) -> int:
     from roles.reload.role import ReloadRole
 
     configure(choose_mode(settings.console, sys.stdout), settings.log.level)
-    servers = Servers(settings, broker="consume" in settings.roles)
+    servers = Servers(settings)
     command = [sys.executable, *(argument for argument in sys.argv if argument != "--reload"), "--migrate"]
     specs = [
         *servers.specs(),

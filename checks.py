@@ -22,13 +22,23 @@ from roles.schedule.jobs import JOBS
 from roles.schedule.jobs.pruning import BUILT_IN
 from schema.errors import ConfigurationError, DependencyUnavailable
 from schema.settings import EMBEDDED, Amqp, Settings
+from schema.topics import TOPICS
+from schema.topics import validate as validate_topics
 
 Look = Callable[[], Coroutine[Any, Any, str]]
 """Returns what was found to be good; raises what has to be changed, a line for each finding."""
 
 
+API_CONNECTIONS = 5
+"""What requests should find free in the pool."""
+
+
+class Doubtful(Exception):
+    """It works, and is not as it should be; a line for each finding."""
+
+
 async def check_all(settings: Settings) -> int:
-    """Prints a line per finding: `ok` or `bad`, what was looked at, and what was found.
+    """Prints a line per finding: `ok`, `warn` or `bad`, what was looked at, and what was found.
 
     Returns:
         The exit code: 0, or 2 if anything is bad.
@@ -39,6 +49,8 @@ async def check_all(settings: Settings) -> int:
         "callers": partial(_callers, settings),
         "consumers": partial(_consumers, settings),
         "jobs": _jobs,
+        "topics": partial(_topics, settings),
+        "pool": partial(_pool, settings),
         "database": partial(_database, settings),
         **{f"amqp.{name}": partial(_broker, name, broker) for name, broker in settings.amqp.items()},
     }
@@ -46,6 +58,9 @@ async def check_all(settings: Settings) -> int:
     for subject, look in looks.items():
         try:
             typer.echo(f"ok   {subject}: {await look()}")
+        except Doubtful as error:
+            for line in str(error).splitlines():
+                typer.echo(f"warn {subject}: {line}")
         except (ConfigurationError, DependencyUnavailable) as error:
             bad = True
             for line in str(error).splitlines():
@@ -72,6 +87,41 @@ async def _consumers(settings: Settings) -> str:
 async def _jobs() -> str:
     validate_jobs(JOBS, built_in=BUILT_IN)
     return f"{len(JOBS)} declared"
+
+
+async def _topics(settings: Settings) -> str:
+    validate_topics(TOPICS, settings)
+    kinds = {(each.broker, each.exchange): each for each in CONSUMERS if each.exchange}
+    findings = [
+        f"topic {topic.name}: exchange {topic.exchange!r} is of type {topic.exchange_type!r} here and "
+        f"{other.exchange_type!r} for consumer {other.queue}"
+        for topic in TOPICS
+        if (other := kinds.get((topic.broker, topic.exchange))) and other.exchange_type != topic.exchange_type
+    ]
+    if findings:
+        raise ConfigurationError("\n".join(findings))
+    return f"{len(TOPICS)} declared"
+
+
+async def _pool(settings: Settings) -> str:
+    """Compares what may be at work at a time with the connections that there are."""
+    needs = {
+        "consumers": sum(each.concurrency for each in CONSUMERS if each.transaction),
+        "schedule.concurrency": settings.schedule.concurrency,
+        "requests": API_CONNECTIONS,
+    }
+    roles = {"consumers": "consume", "schedule.concurrency": "schedule", "requests": "api"}
+    needs = {name: need for name, need in needs.items() if roles[name] in settings.roles}
+    if settings.amqp:
+        needs["the relay"] = len(settings.amqp)
+    total, size = sum(needs.values()), settings.database.pool_max_size
+    parts = " + ".join(f"{need} for {name}" for name, need in needs.items())
+    if total > size:
+        raise Doubtful(
+            f"up to {total} connections may be wanted at a time ({parts}), and database.pool_max_size is {size}: "
+            "raise it, or lower what runs at a time; else some wait, for database.pool_timeout at the most"
+        )
+    return f"up to {total} of database.pool_max_size = {size} connections are wanted at a time"
 
 
 async def _database(settings: Settings) -> str:

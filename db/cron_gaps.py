@@ -9,8 +9,9 @@ from pydantic import BaseModel
 from sqlalchemy import ARRAY, BigInteger, DateTime, Text, bindparam, column, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from db.cron_runs import RunStatus, Trigger, cron_run, storable, tick_key
+from db.cron_runs import RunStatus, Trigger, cron_run, tick_key
 from db.query import Connection, Query
+from schema.text import storable
 
 
 class BookedTick(BaseModel):

@@ -23,8 +23,9 @@ from sqlalchemy import (
     update,
 )
 
-from db.cron_runs import CronRun, RunStatus, cron_run, storable
+from db.cron_runs import CronRun, RunStatus, cron_run
 from db.query import Connection, Query
+from schema.text import storable
 
 _now = func.clock_timestamp()
 _until = _now + bindparam("lease", type_=Interval)

@@ -39,6 +39,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from db.metadata import metadata
 from db.query import Connection, Query
+from schema.text import storable
 
 cron_run = Table(
     "cron_run",
@@ -266,8 +267,3 @@ def _key(*parts: str) -> int:
     """A key for an advisory lock. Two that collide make one wait for the other, no more."""
     digest = blake2b("\x00".join(("cron_run", *parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, signed=True)
-
-
-def storable(text: str | None) -> str | None:
-    """What PostgreSQL can store of it: no NUL, no half characters."""
-    return None if text is None else text.replace("\x00", "").encode(errors="replace").decode()

@@ -67,6 +67,33 @@ class JobStatus:
     """What that run last said of itself."""
 
 
+@dataclass(frozen=True, slots=True)
+class OutboxDestination:
+    """What waits in the outbox for one destination."""
+
+    exchange: str
+    routing_key: str
+    waiting: int
+    failing: int
+    oldest_at: datetime
+    error: str | None
+
+
+@dataclass(slots=True)
+class OutboxStatus:
+    """The messages that are to be published to one broker, by whichever process."""
+
+    broker: str
+    connected: bool = False
+    """Whether this process could publish them."""
+    reason: str | None = None
+    """Why it does not."""
+    waiting: int = 0
+    oldest_at: datetime | None = None
+    """When the first of these was written."""
+    destinations: list[OutboxDestination] = field(default_factory=list)
+
+
 @dataclass(slots=True)
 class Board:
     """All of it."""
@@ -77,6 +104,8 @@ class Board:
     """By queue."""
     jobs: dict[str, JobStatus] = field(default_factory=dict)
     """By job name."""
+    outbox: dict[str, OutboxStatus] = field(default_factory=dict)
+    """By broker."""
 
     addresses: dict[str, Address] = field(default_factory=dict)
     """Where the roles that serve HTTP listen; with port 0 in the settings, the port that they got."""

@@ -194,7 +194,7 @@ class Database(Section):
     url: Annotated[SecretStr, AfterValidator(_database_url)] = SecretStr(EMBEDDED)
     migrate: bool = False
     pool_min_size: int = Field(2, ge=0)
-    pool_max_size: int = Field(20, ge=1)
+    pool_max_size: int = Field(30, ge=1)
     pool_timeout: PositiveDuration = timedelta(seconds=2)
     max_waiting: int = Field(200, ge=0)
     connect_timeout: PositiveDuration = timedelta(seconds=5)
@@ -308,6 +308,12 @@ class Schedule(Section):
     retention: Annotated[PositiveDuration, AfterValidator(_at_least_an_hour)] = timedelta(days=30)
 
 
+class Relay(Section):
+    poll_interval: PositiveDuration = timedelta(seconds=1)
+    batch: int = Field(500, ge=1, le=10_000)
+    backoff_max: PositiveDuration = timedelta(minutes=1)
+
+
 class Supervisor(Section):
     start_timeout: PositiveDuration = timedelta(seconds=30)
     drain_delay: Duration = timedelta(0)
@@ -369,6 +375,7 @@ class Settings(Section):
     amqp: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")], Amqp] = {"example": Amqp()}
     consume: Consume = Consume()
     schedule: Schedule = Schedule()
+    relay: Relay = Relay()
     supervisor: Supervisor = Supervisor()
     clients: Clients = Clients()
     embedded: Embedded = Embedded()

@@ -72,6 +72,28 @@ class JobReport(BaseModel):
     progress: str | None = None
 
 
+class DestinationReport(BaseModel):
+    """Messages in the outbox for one exchange and routing key; `failing` of them wait because it takes none."""
+
+    exchange: str
+    routing_key: str
+    waiting: int
+    failing: int
+    oldest_at: datetime
+    error: str | None
+
+
+class OutboxReport(BaseModel):
+    """Messages in the outbox for one broker, a few seconds old; `reason` is why this process does not send them."""
+
+    broker: str
+    connected: bool
+    reason: str | None
+    waiting: int
+    oldest_at: datetime | None
+    destinations: list[DestinationReport]
+
+
 class PoolReport(BaseModel):
     """The pool of database connections: `size` of at most `max_size` are open, `available` of them are idle."""
 
@@ -98,6 +120,7 @@ class Status(BaseModel):
     roles: list[RoleReport]
     consumers: list[ConsumerReport]
     jobs: list[JobReport]
+    outbox: list[OutboxReport] = []
     pool: PoolReport
 
 

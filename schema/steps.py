@@ -51,6 +51,12 @@ class Step(StrEnum):
     """The job of a long run has returned; the book does not know."""
     SCHEDULE_LONG_MARKED = "schedule.long.marked"
     """The outcome of a long run is there to stay."""
+    RELAY_PUBLISHED = "relay.published"
+    """Messages of the outbox are on their way to the broker."""
+    RELAY_CONFIRMED = "relay.confirmed"
+    """The broker has them safe; their rows are still there."""
+    RELAY_DELETED = "relay.deleted"
+    """Their rows are gone for good."""
 
 
 _observer: Callable[[Step], None] | None = None

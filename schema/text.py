@@ -1,4 +1,4 @@
-"""What every text that is to be stored has to be checked for."""
+"""Text that is to be stored: what it has to be checked for, and what can be kept of any."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def _check(text: str) -> str:
 
 NO_NUL = AfterValidator(_check)
 """PostgreSQL's `text` cannot hold NUL. To be put last: `Annotated[str, Field(max_length=200), NO_NUL]`."""
+
+
+def storable(text: str | None) -> str | None:
+    """What PostgreSQL can store of it: no NUL, no half characters."""
+    return None if text is None else text.replace("\x00", "").encode(errors="replace").decode()

@@ -31,7 +31,7 @@ def find(name: str, topics: Sequence[Topic[Any]] = TOPICS) -> Topic[Any]:
 
 
 def validate(topics: Sequence[Topic[Any]], settings: Settings) -> None:
-    """Checks all declarations.
+    """Checks all declarations. A process without any broker may still publish: others relay its messages.
 
     Raises:
         ConfigurationError: one line per finding, with the topic and the offending value.
@@ -47,7 +47,7 @@ def _findings(topic: Topic[Any], settings: Settings) -> Iterator[str]:
         yield "it has no name"
     if not (inspect.isclass(topic.model) and issubclass(topic.model, BaseModel)):
         yield f"its model {topic.model!r} is no pydantic model"
-    if topic.broker not in settings.amqp:
+    if settings.amqp and topic.broker not in settings.amqp:
         yield f"unknown broker {topic.broker!r}: {_hint(topic.broker, list(settings.amqp))}"
     if topic.exchange_type not in EXCHANGE_TYPES:
         yield f"unknown exchange type {topic.exchange_type!r}: {_hint(topic.exchange_type, EXCHANGE_TYPES)}"

@@ -144,7 +144,13 @@ def followed(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer)
 
 def test_there_is_an_example_for_everything_that_one_adds() -> None:
     headings = re.findall(r"^### (.*)$", section("Adding your own"), re.MULTILINE)
-    assert headings == ["Add an entity", "Add a consumer", "Add a job", "Add a client"]
+    assert headings == [
+        "Add an entity",
+        "Add a consumer",
+        "Publish from a unit of work",
+        "Add a job",
+        "Add a client",
+    ]
     assert {step.path.split("/")[0] for step in STEPS} == {"schema", "db", "roles", "clients", "config.toml"}
 
 

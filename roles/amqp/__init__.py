@@ -7,6 +7,7 @@ with anything that follows. However aiormq ends a call, the caller sees one of t
 Exception
 ├── DependencyUnavailable
 │   └── BrokerUnavailable     away, silent, refusing us, or it took back a channel: try again
+│       └── NotAccepted       it answers, but a queue that the message belongs into is full, or fails
 ├── ConfigurationError
 │   └── TopologyMismatch      a queue or an exchange exists, and is not what we declare
 ├── Unroutable                published to where no queue listens
@@ -18,7 +19,16 @@ from __future__ import annotations
 
 from roles.amqp.broker import Broker, virtual_host
 from roles.amqp.channel import Channel, Delivery, QueueCount
-from roles.amqp.errors import BrokerUnavailable, MessageRefused, Mismatch, TopologyMismatch, Unroutable, remedy
+from roles.amqp.errors import (
+    BrokerUnavailable,
+    MessageRefused,
+    Mismatch,
+    NotAccepted,
+    TopologyMismatch,
+    Unroutable,
+    remedy,
+)
+from roles.amqp.pipeline import Outgoing
 from roles.amqp.properties import Properties
 
 __all__ = [
@@ -28,6 +38,8 @@ __all__ = [
     "Delivery",
     "MessageRefused",
     "Mismatch",
+    "NotAccepted",
+    "Outgoing",
     "Properties",
     "QueueCount",
     "TopologyMismatch",

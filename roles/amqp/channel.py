@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
-from uuid import uuid4
 
 import aiormq
 import anyio
@@ -17,22 +16,18 @@ from aiormq.abc import DeliveredMessage
 from roles.amqp.connection import Connection
 from roles.amqp.errors import (
     BrokerUnavailable,
-    MessageRefused,
     refused_declaration,
     refused_publication,
     said,
     unavailable,
 )
+from roles.amqp.pipeline import Outgoing, Pipeline, publishable
 from roles.amqp.properties import MalformedProperties, Properties
-from roles.amqp.transport import Published, unseal
+from roles.amqp.transport import unseal
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-PERSISTENT = b"\x02"
-_HEADER_FRAME_OVERHEAD = 12
-"""Bytes in a content header before the properties."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +219,7 @@ class Channel:
             MessageRefused: the broker closed the channel over it.
             BrokerUnavailable: it may have arrived or not.
         """
-        changes: dict[str, bytes | None] = {"delivery_mode": PERSISTENT}
-        if not properties.fields.get("message_id"):
-            changes["message_id"] = uuid4().hex.encode()
-        published = Published(properties.with_fields(changes))
-        if len(published.marshal()) > self._open.max_content_size - _HEADER_FRAME_OVERHEAD:
-            raise MessageRefused("its properties and headers do not fit into a frame")
+        published = publishable(properties, self._open.max_content_size)
         confirmed = self._open.basic_publish(
             body, exchange=exchange, routing_key=routing_key, properties=published, mandatory=True, wait=False
         )
@@ -238,6 +228,30 @@ class Channel:
             await self._connection.call("basic.publish", confirmed)
         except Exception as error:
             raise refused_publication(broker, error, exchange=exchange, routing_key=routing_key) from error
+
+    async def publish_all(
+        self, messages: Sequence[Outgoing], *, written: Callable[[], None] = lambda: None
+    ) -> list[Exception | None]:
+        """Publishes messages as `publish` does, all of them in flight at a time; they are routed in their order.
+
+        Ids must be unique among them. One deadline holds for all.
+
+        Params:
+            written: called when all of them are on their way.
+
+        Returns:
+            What became of each: None if it was confirmed, otherwise what `publish` would have raised for it. If the
+            channel is lost over one of several, nobody can tell over which: each that had no answer by then is
+            BrokerUnavailable.
+
+        Raises:
+            BrokerUnavailable: the channel was lost before.
+        """
+        pipeline = Pipeline(self._connection, self._open, messages)
+        outcomes = await pipeline.run(written)
+        if pipeline.lost is not None:  # aiormq says so a little later, and something could be sent into the void
+            self._lose(pipeline.lost)
+        return outcomes
 
     async def aclose(self) -> None:
         """Closes it once the broker has read everything that was sent, acks included; nothing is raised."""

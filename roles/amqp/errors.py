@@ -31,6 +31,10 @@ class BrokerUnavailable(DependencyUnavailable):
     """
 
 
+class NotAccepted(BrokerUnavailable):
+    """The broker answers, and has not taken this message: a queue that it belongs into is full, or fails."""
+
+
 _AS_THEY_ARE = (BrokerUnavailable, TypeError, ValueError, LookupError)
 """The last three are what aiormq raises when it is called wrongly, and never because a connection broke."""
 
@@ -100,7 +104,7 @@ def refused_publication(broker: str, error: Exception, *, exchange: str, routing
         case exceptions.PublishError() | exceptions.ChannelNotFoundEntity():
             return Unroutable(f"broker {broker}: exchange {where}: {said(error)}")
         case exceptions.DeliveryError():
-            return BrokerUnavailable(f"broker {broker}: exchange {where}: not accepted (a full or failing queue)")
+            return NotAccepted(f"broker {broker}: exchange {where}: not accepted (a full or failing queue)")
         case _ if isinstance(error, _ABOUT_THE_MESSAGE):
             return MessageRefused(f"broker {broker}: exchange {where}: {said(error)}")
     return unavailable(broker, error)

@@ -23,10 +23,10 @@ from db.parked_messages import NewParkedMessage
 from db.pool import DatabaseUnavailable, connection, unit_of_work
 from db.query import Connection
 from roles.amqp import Broker, BrokerUnavailable, Channel, Delivery
+from roles.backoff import Backoff
 from roles.board import ConsumerStatus
 from roles.clock import Clock
 from roles.consume import topology
-from roles.consume.backoff import Backoff
 from roles.consume.declarations import Consumer
 from roles.consume.parking import as_another, to_be_archived
 from roles.failures import describe

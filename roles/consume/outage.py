@@ -8,8 +8,8 @@ import anyio
 import psycopg
 import structlog
 
+from roles.backoff import Backoff
 from roles.clock import Clock
-from roles.consume.backoff import Backoff
 from roles.consume.hold import Pause
 from roles.timers import until
 from schema.errors import ConfigurationError, DependencyUnavailable

@@ -17,10 +17,10 @@ import structlog
 
 from db.pool import connection
 from roles.amqp import Broker, BrokerUnavailable, Channel, Delivery
+from roles.backoff import Backoff
 from roles.board import ConsumerStatus
 from roles.consume import topology
 from roles.consume.attempt import Attempt
-from roles.consume.backoff import Backoff
 from roles.consume.batch import Batches
 from roles.consume.declarations import Consumer
 from roles.consume.hold import Hold

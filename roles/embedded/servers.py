@@ -22,13 +22,9 @@ START_TIMEOUT = timedelta(minutes=5)
 
 
 class Servers:
-    """What this process has to run itself, and the URLs that the rest of it connects to.
+    """What this process has to run itself, and the URLs that the rest of it connects to."""
 
-    Params:
-        broker: whether anything in this process talks to a broker; if not, none is run.
-    """
-
-    def __init__(self, settings: Settings, *, broker: bool) -> None:
+    def __init__(self, settings: Settings) -> None:
         database = settings.database.url.get_secret_value()
         brokers = {name: each.url.get_secret_value() for name, each in settings.amqp.items()}
         directory = settings.embedded.directory
@@ -36,7 +32,7 @@ class Servers:
             if database == EMBEDDED:
                 directory.mkdir(parents=True, exist_ok=True)
             self.postgres = Postgres(directory) if database == EMBEDDED else None
-            self.rabbitmq = RabbitMQ(directory) if broker and EMBEDDED in brokers.values() else None
+            self.rabbitmq = RabbitMQ(directory) if EMBEDDED in brokers.values() else None
         except OSError as error:
             raise ConfigurationError(
                 f"embedded.directory = {str(directory)!r} cannot be used: {error.strerror}: {error.filename}: choose "

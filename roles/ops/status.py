@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from roles.board import ConsumerStatus, JobStatus
+from roles.board import ConsumerStatus, JobStatus, OutboxStatus
 from roles.resources import Resources
 from roles.role import RoleStatus
 from roles.tally import Tally
@@ -16,7 +16,9 @@ from schema.status import (
     VERSION,
     ConsumerReport,
     Counts,
+    DestinationReport,
     JobReport,
+    OutboxReport,
     ParkingLotReport,
     PoolReport,
     RoleReport,
@@ -46,6 +48,7 @@ def status(resources: Resources, roles: Sequence[RoleStatus], *, draining: bool)
         roles=[_role(role) for role in roles],
         consumers=[_consumer(consumer) for consumer in board.consumers.values()],
         jobs=[_job(job) for job in board.jobs.values()],
+        outbox=[_outbox(outbox) for outbox in board.outbox.values()],
         pool=_pool(resources.pool.get_stats()),
     )
 
@@ -90,6 +93,17 @@ def _job(job: JobStatus) -> JobReport:
         paused=job.paused,
         running_on=job.running_on,
         progress=job.progress,
+    )
+
+
+def _outbox(outbox: OutboxStatus) -> OutboxReport:
+    return OutboxReport(
+        broker=outbox.broker,
+        connected=outbox.connected,
+        reason=outbox.reason,
+        waiting=outbox.waiting,
+        oldest_at=outbox.oldest_at,
+        destinations=[DestinationReport(**asdict(each)) for each in outbox.destinations],
     )
 
 

@@ -45,6 +45,8 @@ class Proxy:
         """New connections are closed at once."""
         self.most: float = math.inf
         """Bytes that a connection brings to the broker; what comes then gets lost."""
+        self.swallowing: bytes | None = None
+        """From where these bytes occur on, nothing of a connection is forwarded in that direction."""
         self._target = URL(url)
         self._streams: set[SocketStream] = set()
 
@@ -68,11 +70,13 @@ class Proxy:
         self, source: SocketStream, target: SocketStream, scope: anyio.CancelScope, most: float = math.inf
     ) -> None:
         sent = 0
+        deaf = False
         try:
             while True:
                 data = await source.receive()
                 sent += len(data)
-                if not self.silent and sent <= most:
+                deaf = deaf or (self.swallowing is not None and self.swallowing in data)
+                if not (self.silent or deaf) and sent <= most:
                     await target.send(data)
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             if self.silent:  # the other side is not told

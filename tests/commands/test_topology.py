@@ -24,7 +24,11 @@ from tests.services import RabbitServer
 
 Run = Callable[..., Result]
 MAIN = "example.main"
-ALL = {MAIN, "example.main.parked", "example.main.retry.5s", "example.main.retry.30s", "example.main.retry.5m"}
+ALL = {
+    f"{each.queue}{suffix}"
+    for each in CONSUMERS
+    for suffix in ("", ".parked", ".retry.5s", ".retry.30s", ".retry.5m")
+}
 
 
 @pytest.fixture
@@ -68,7 +72,7 @@ def test_what_is_missing_is_said_and_declared(run: Run) -> None:
     assert {(each["subject"], each["kind"]) for each in rows(before)} == {
         *((f"queue {name}", "missing") for name in ALL),
         ("exchange example.exchange", "missing"),
-        ("binding example.exchange ─example.main→ example.main", "missing"),
+        *((f"binding example.exchange ─{each.binding_key}→ {each.queue}", "missing") for each in CONSUMERS),
     }
 
     applied = run("apply", "--yes", "--json")
@@ -93,8 +97,9 @@ def test_nothing_is_done_without_a_yes(run: Run) -> None:
 
 @pytest.mark.parametrize("blind", [False, True], ids=["with the management API", "without"])
 def test_a_queue_with_other_arguments_is_made_anew_and_keeps_its_messages(
-    run: Run, broker: Callable[..., Any], *, blind: bool
+    run: Run, broker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, *, blind: bool
 ) -> None:
+    monkeypatch.setattr(acts, "CONSUMERS", [each for each in CONSUMERS if each.queue == MAIN])
     assert run("apply", "--yes", APP_CONSUME__DELIVERY_LIMIT="3").exit_code == 0
     broker("queue_bind", MAIN, "example.exchange", "of.others")
     for number in range(5):

@@ -40,7 +40,7 @@ def findings(*consumers: Consumer[Any]) -> list[str]:
 def test_the_consumers_that_ship_are_valid() -> None:
     validate(CONSUMERS, Settings())
 
-    (create_student,) = CONSUMERS
+    create_student = CONSUMERS[0]
     assert create_student.queue == "example.main"
     assert create_student.exchange == "example.exchange"
     assert create_student.model() is NewStudent

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from db.schema_version import head
+from roles.consume.handlers import CONSUMERS
 from roles.schedule.jobs import JOBS
 from tests.e2e.support import APP, ROOT, running
 
@@ -83,8 +84,10 @@ def test_check_finds_everything_in_order(here: Path, services: dict[str, str]) -
     assert checked.stdout.splitlines() == [
         "ok   routes: 6 declared",
         'ok   callers: auth.mode = "none", so everybody may do everything',
-        "ok   consumers: 1 declared",
+        f"ok   consumers: {len(CONSUMERS)} declared",
         f"ok   jobs: {len(JOBS)} declared",
+        "ok   topics: 1 declared",
+        "ok   pool: up to 28 of database.pool_max_size = 30 connections are wanted at a time",
         "ok   database: reachable, its schema is at head",
         "ok   amqp.example: reachable",
     ]

@@ -9,6 +9,7 @@ import anyio
 import psycopg
 import pytest
 
+from roles.consume.handlers import CONSUMERS
 from roles.embedded.postgres import Postgres
 from roles.embedded.rabbitmq import RabbitMQ
 from tests.amqp.support import proxied
@@ -17,6 +18,8 @@ from tests.services import SOURCES, RabbitServer
 from tests.services import running as serving
 
 pytestmark = pytest.mark.anyio
+
+CONSUMER_CHECKS = {f"consumer:{each.queue}" for each in CONSUMERS}
 
 QUICK = {"APP_SUPERVISOR__BACKOFF_MAX": "2s"}
 """For what is not about the backoff: less waiting."""
@@ -60,7 +63,7 @@ async def test_rabbitmq_goes_away_and_comes_back(here: Path, tmp_path: Path, dat
     async with AsyncServer(node) as server, running(here, environ=environ) as app:
         await server.stop()
         reasons = await app.not_ready()
-        assert reasons.keys() <= {"role:consume", "consumer:example.main"}
+        assert reasons.keys() <= {"role:consume", *CONSUMER_CHECKS}
         assert (await app.api.get("/api/v1/students")).status_code == 200
         assert (await app.ops.get("/health/live")).status_code == 200
         await server.start()
@@ -93,7 +96,7 @@ async def test_what_was_published_before_the_broker_went_away_is_not_lost(
             failed = await app.logged("role failed", role="consume")
             assert failed["failure"] == "unavailable"
             assert "exception" not in failed, "no traceback: nothing of ours is broken"
-            assert (await app.not_ready()).keys() == {"role:consume", "consumer:example.main"}
+            assert (await app.not_ready()).keys() == {"role:consume", *CONSUMER_CHECKS}
             await server.start()
             await app.ready(within=60)
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 def source(tmp_path: Path) -> Path:
     """A copy of the source, to be changed."""
     copy = tmp_path / "source"
-    for name in ("app.py", "checks.py", "clients", "db", "migrations", "roles", "schema"):
+    for name in ("app.py", "checks.py", "clients", "commands", "db", "migrations", "roles", "schema"):
         origin = ROOT / name
         if origin.is_dir():
             shutil.copytree(origin, copy / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -28,7 +28,7 @@ async def test_api_consumer_and_scheduler_work_in_one_process(here: Path, servic
         await app.until(stored)
         await app.logged("tick ended", job="tick", status="finished")
         assert await app.stop() == 0
-        assert app.receipt().keys() == {"api", "consume", "schedule"}
+        assert app.receipt().keys() == {"api", "consume", "schedule", "relay"}
 
 
 @pytest.mark.parametrize("roles", ["api", "consume", "schedule", "consume,schedule"])
@@ -38,7 +38,7 @@ async def test_only_what_was_asked_for_runs_and_ops_answers_in_each(
     async with running(here, "--roles", roles, environ=services) as app:
         status = await app.status()
         running_roles = {role["name"] for role in status["roles"]}
-        assert running_roles == {"ops", "database", *roles.split(",")}
+        assert running_roles == {"ops", "database", "relay", *roles.split(",")}
         assert (await app.ops.get("/health/live")).status_code == 200
         assert bool(status["consumers"]) == ("consume" in roles)
         assert bool(status["jobs"]) == ("schedule" in roles)
@@ -48,6 +48,6 @@ async def test_only_what_was_asked_for_runs_and_ops_answers_in_each(
 async def test_all_roles_are_up_soon_after_the_services(here: Path, services: dict[str, str]) -> None:
     async with running(here, environ=services) as app:
         records = {record["role"]: record for record in app.records if record["event"] == "role started"}
-        assert records.keys() == {"ops", "database", "api", "consume", "schedule"}
+        assert records.keys() == {"ops", "database", "relay", "api", "consume", "schedule"}
         status = await app.status()
         assert status["uptime"] < 10

@@ -151,7 +151,7 @@ def test_what_kubernetes_says_of_a_service_named_app_is_none_of_ours(tmp_path: P
         ({"environ": {"DEBUG": "maybe"}}, "environment: DEBUG = 'maybe': debug: Input should be a valid boolean"),
         (
             {"environ": {"APP_DATABASE__POOL_MIN_SIZE": "50"}},
-            "pool_min_size 50 is more than pool_max_size 20",
+            "pool_min_size 50 is more than pool_max_size 30",
         ),
         ({"environ": {"APP_DATABASE": "x"}}, "environment: APP_DATABASE"),
         ({"toml": "[api\n"}, "config.toml: not valid TOML"),

@@ -12,7 +12,15 @@ from roles.api.conditions import if_match
 from roles.api.pages import Page
 from roles.api.replies import NoContent, not_found, reply
 from schema.problems import Problem
-from schema.students import NewStudent, Student, StudentChange, StudentPage, StudentPageQuery
+from schema.students import (
+    STUDENT_CREATED,
+    NewStudent,
+    Student,
+    StudentChange,
+    StudentCreated,
+    StudentPage,
+    StudentPageQuery,
+)
 
 blueprint = Blueprint("students", __name__, url_prefix="/students")
 tag_blueprint(blueprint, ["students"])
@@ -42,10 +50,11 @@ async def list_students(query_args: StudentPageQuery) -> Response:
 async def create_student(data: NewStudent) -> Response:
     """Create a student.
 
-    The `Location` header of the reply says where it is.
+    Stores it and publishes `student.created`, in one transaction. The `Location` header says where the student is.
     """
     async with unit_of_work() as work:
         created = await students.create(work.connection, data)
+        await work.publish(STUDENT_CREATED, StudentCreated(id=created.id))
     return reply(created, 201, location=f"{request.path}/{created.id}")
 
 

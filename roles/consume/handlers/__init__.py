@@ -7,4 +7,7 @@ from typing import Any
 from roles.consume.declarations import Consumer
 from roles.consume.handlers import students
 
-CONSUMERS: tuple[Consumer[Any], ...] = (students.create_student,)
+CONSUMERS: tuple[Consumer[Any], ...] = (
+    students.create_student,
+    students.welcome_student,
+)
