@@ -1,25 +1,24 @@
-"""The application with two consumers whose handler ends the process when a message says so, and a job that does."""
+"""The application with two consumers whose process ends when a message says so, or for reasons of its own."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
-import time
 from pathlib import Path
 
 import anyio
 from pydantic import BaseModel
 
 import roles.consume.handlers
-import roles.schedule.jobs
 from app import cli
 from db.pool import Work
 from roles.consume import Ladder, consumer
-from roles.schedule import every
 
-STARTED = time.monotonic()
-LIVES = float(os.environ.get("LIVES", "inf"))
-"""Seconds after which the job ends the process."""
+HANDLES = int(os.environ.get("HANDLES", "0"))
+"""Messages that a process can begin with before something else ends it, such as what leaks with each of them."""
+
+begun = 0
 
 
 class Order(BaseModel):
@@ -34,6 +33,10 @@ def note(name: str) -> None:
 
 
 async def obey(message: Order, work: Work) -> None:
+    global begun  # noqa: PLW0603 - in this process
+    begun += 1
+    if begun == HANDLES:
+        asyncio.get_running_loop().call_later(0.01, os._exit, 67)
     await work.connection.execute("INSERT INTO student (name) VALUES (%s)", [message.name])
     await anyio.sleep(0.02)
     if message.deadly:
@@ -41,19 +44,11 @@ async def obey(message: Order, work: Work) -> None:
         os._exit(66)
 
 
-@every(seconds=1)
-async def die(work: Work) -> None:
-    """Ends the process at its age of `LIVES`."""
-    if time.monotonic() - STARTED > LIVES:
-        os._exit(67)
-
-
 retry = Ladder("100ms")
 roles.consume.handlers.CONSUMERS = (
     consumer("first", retry=retry, concurrency=50)(obey),
     consumer("second", retry=retry, concurrency=50)(obey),
 )
-roles.schedule.jobs.JOBS = (die,)  # type: ignore[misc]
 
 if __name__ == "__main__":
     sys.argv[0] = str(Path(__file__).resolve())
