@@ -1,6 +1,7 @@
 # make run   the application with its own PostgreSQL and RabbitMQ; nothing is installed on the system
 # make test  the whole test suite, from nothing
 # make check ruff, mypy, import-linter, deptry, and the coverage that `make test` measured
+# make storm messages under deaths of everything, until each is accounted for: SEED=7 MESSAGES=50000
 # make bench the measurements in bench/, side by side with what people use instead
 
 SHELL := /bin/sh
@@ -16,13 +17,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Where it is set, every process of the tests would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test check format bench setup clean
+.PHONY: run test storm check format bench setup clean
 
 run: setup
 	@exec env DEBUG=true $(RUN) app.py --roles api,consume,schedule
 
 test: setup
 	@$(RUN) -m pytest --numprocesses 2 --dist worksteal --cov --cov-report= $(PYTEST_ARGS)
+
+storm: setup
+	@env SEED="$(or $(SEED),$$(date +%s))" MESSAGES="$(or $(MESSAGES),20000)" $(RUN) -m pytest -n0 -s tests/crash/test_storm.py
 
 check: setup
 	$(RUN) -m ruff check .
