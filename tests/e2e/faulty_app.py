@@ -17,6 +17,7 @@ import roles.consume.handlers
 import roles.schedule.jobs
 from app import cli
 from db.pool import Work
+from roles.api.access import public
 from roles.consume import Ladder, consumer
 from roles.schedule import every
 
@@ -49,6 +50,7 @@ faults = Blueprint("faults", __name__, url_prefix="/faults")
 
 
 @faults.get("/slow/<int:milliseconds>")
+@public
 async def slow(milliseconds: int) -> dict[str, int]:
     """Answers after a while."""
     await anyio.sleep(milliseconds / 1000)
