@@ -27,6 +27,7 @@ from roles.embedded.servers import BrokerPlace, running_brokers
 from roles.logs import configure
 from schema.errors import ConfigurationError
 from schema.settings import Settings
+from schema.topics import TOPICS
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ async def _surveyed(settings: Settings) -> AsyncIterator[list[_Side]]:
 
 
 async def _look(broker: Broker, place: BrokerPlace, settings: Settings) -> _Side:
-    declared = declarations.topology(CONSUMERS, settings, broker=broker.name)
+    declared = declarations.topology(CONSUMERS, settings, broker=broker.name, topics=TOPICS)
     timeout = settings.amqp[broker.name].timeout
     async with AsyncExitStack() as stack:
         management = None
@@ -125,7 +126,7 @@ async def apply(settings: Settings, *, recreate: Collection[str], as_json: bool,
                 moved = await _recreate(name, side, quiet=as_json)
                 done.append({"broker": side.broker.name, "subject": f"queue {name}", "messages": moved})
         for side in sides:
-            await _declare(side.broker, settings)
+            await _declare(side, settings)
             missing = [each for each in side.differences if each.kind == "missing"]
             done += [{"broker": side.broker.name, "subject": each.subject, "messages": None} for each in missing]
     if plan and as_json:
@@ -179,10 +180,12 @@ async def _recreate(queue: str, side: _Side, *, quiet: bool) -> int:
     return await recreation.run()
 
 
-async def _declare(broker: Broker, settings: Settings) -> None:
+async def _declare(side: _Side, settings: Settings) -> None:
     """Everything, also what seems to be there: of bindings that may not be known."""
-    channel = await broker.channel("publish")
+    channel = await side.broker.channel("publish")
+    for name, kind in side.declared.exchanges.items():
+        await channel.declare_exchange(name, kind)
     for each in CONSUMERS:
-        if each.broker == broker.name:
+        if each.broker == side.broker.name:
             await declarations.declare(channel, each, delivery_limit=settings.consume.delivery_limit)
     await channel.aclose()

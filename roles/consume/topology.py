@@ -24,6 +24,7 @@ from roles.amqp import Channel
 from roles.consume.declarations import Consumer
 from roles.consume.names import parked_queue, wait_queue
 from schema.settings import Settings
+from schema.topic import Topic
 
 UNLIMITED = 2**31 - 1
 """Deliveries. RabbitMQ 4 drops a message after 20 by default, 3.10 takes no negative number for 'no limit'."""
@@ -59,13 +60,16 @@ class Topology:
     bindings: frozenset[Binding]
 
 
-def topology(consumers: Sequence[Consumer[Any]], settings: Settings, *, broker: str) -> Topology:
-    """What the consumers of one broker declare there."""
+def topology(
+    consumers: Sequence[Consumer[Any]], settings: Settings, *, broker: str, topics: Sequence[Topic[Any]] = ()
+) -> Topology:
+    """What the consumers and the topics of one broker declare there."""
     here = [each for each in consumers if each.broker == broker]
     limit = settings.consume.delivery_limit
+    published = {each.exchange: each.exchange_type for each in topics if each.broker == broker and each.exchange}
     return Topology(
         queues={queue.name: queue for each in here for queue in queues(each, delivery_limit=limit)},
-        exchanges={each.exchange: each.exchange_type for each in here if each.exchange},
+        exchanges=published | {each.exchange: each.exchange_type for each in here if each.exchange},
         bindings=frozenset(Binding(each.exchange, each.binding_key, each.queue) for each in here if each.exchange),
     )
 

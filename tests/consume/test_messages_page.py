@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from datetime import timedelta
 from pathlib import Path
 
 from roles.amqp import Properties
@@ -58,6 +59,8 @@ def test_every_queue_of_the_picture_is_one() -> None:
 def test_every_number_of_a_setting_is_its_default() -> None:
     settings = Settings()
     assert f"`consume.delivery_limit` ({settings.consume.delivery_limit})" in PAGE
+    minutes = settings.consume.give_back_after // timedelta(minutes=1)
+    assert f"`consume.give_back_after` ({minutes} minutes)" in PAGE
     assert f"`consume.inbox_retention` says ({settings.consume.inbox_retention.days} days)" in PAGE
 
 

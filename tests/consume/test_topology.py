@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 
 from roles.consume import Ladder
-from roles.consume.topology import queues
+from roles.consume.topology import Binding, queues, topology
 from schema.errors import ConfigurationError
+from schema.settings import Settings
+from schema.topic import Topic
 from tests.amqp.support import eventually
-from tests.consume.support import Calls, Producer, consuming, declared
+from tests.consume.support import Calls, Note, Producer, consuming, declared
 from tests.services import RabbitServer
 
 pytestmark = pytest.mark.anyio
@@ -38,6 +40,17 @@ async def test_the_queues_are_what_the_design_says(
     }
     assert [(each["destination"], each["routing_key"]) for each in bindings] == [("q", "q")]
     assert (exchange["type"], exchange["durable"]) == ("topic", True)
+
+
+def test_the_exchange_of_a_topic_is_part_of_it() -> None:
+    topics = [
+        Topic("one", Note, exchange="theirs", routing_key="k", exchange_type="fanout"),
+        Topic("two", Note, exchange="", routing_key="some.queue"),
+        Topic("three", Note, exchange="elsewhere", routing_key="k", broker="other"),
+    ]
+    made = topology([Calls().declared(exchange="e")], Settings(), broker="example", topics=topics)
+    assert made.exchanges == {"theirs": "fanout", "e": "topic"}
+    assert made.bindings == {Binding("e", "q", "q")}
 
 
 def test_each_queue_comes_after_those_that_it_sends_to() -> None:
