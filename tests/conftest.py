@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from roles.embedded.postgres import Postgres
 from roles.embedded.rabbitmq import RabbitMQ
-from tests.services import SOURCES, PostgresServer, RabbitServer, running
+from tests.services import SOURCES, GivenNode, PostgresServer, RabbitServer, running
 
 # The same examples each time, and no matter how slow the machine is; `--hypothesis-profile default` looks for more.
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -32,7 +32,15 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
-    """A RabbitMQ node for this pytest process; don't stop it: tests that do start their own."""
+    """A RabbitMQ node for this pytest process; don't stop it: tests that do start their own.
+
+    It is the one that `TEST_AMQP_URL` names, if that is set: for a version that is not installed here.
+    """
+    if given := GivenNode.from_environment():
+        server = RabbitServer(given)
+        with server.api:
+            yield server
+        return
     node = RabbitMQ(tmp_path_factory.mktemp("services"), source_directory=SOURCES)
     with running(node):
         server = RabbitServer(node)

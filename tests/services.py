@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import anyio
@@ -68,10 +71,35 @@ class PostgresServer:
         return self.server.url.replace(f"/{TEMPLATE}?", f"/{database}?")
 
 
+@dataclass(frozen=True)
+class GivenNode:
+    """A RabbitMQ that somebody else runs, at `TEST_AMQP_URL` and `TEST_AMQP_MANAGEMENT_URL`."""
+
+    url: str
+    management_url: str
+
+    @classmethod
+    def from_environment(cls) -> GivenNode | None:
+        """The node that the environment names; None if it names none."""
+        url = os.environ.get("TEST_AMQP_URL")
+        if not url:
+            return None
+        management = os.environ.get("TEST_AMQP_MANAGEMENT_URL") or f"http://{urlsplit(url).hostname}:15672"
+        return cls(url, management.rstrip("/") + "/")
+
+    @property
+    def user(self) -> str:
+        return unquote(urlsplit(self.url).username or "guest")
+
+    @property
+    def password(self) -> str:
+        return unquote(urlsplit(self.url).password or "guest")
+
+
 class RabbitServer:
     """A node with its management API."""
 
-    def __init__(self, node: RabbitMQ) -> None:
+    def __init__(self, node: RabbitMQ | GivenNode) -> None:
         self.node = node
         self.api = httpx.Client(
             base_url=f"{node.management_url}api", auth=(node.user, node.password), timeout=20, trust_env=False
@@ -84,5 +112,5 @@ class RabbitServer:
         self.api.put(f"/vhosts/{name}").raise_for_status()
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
         self.api.put(f"/permissions/{name}/{self.node.user}", json=everything).raise_for_status()
-        yield self.node.url.replace("/%2F", f"/{name}")
+        yield urlsplit(self.node.url)._replace(path=f"/{name}").geturl()
         self.api.delete(f"/vhosts/{name}").raise_for_status()

@@ -16,7 +16,7 @@ from tests.crash.scenarios import SCENARIOS
 from tests.crash.support import Process, World
 from tests.services import PostgresServer, RabbitServer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 SCRIPT = Path(__file__).parent / "dying_app.py"
 FAST = {
