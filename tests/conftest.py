@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from roles.embedded.postgres import Postgres
@@ -15,6 +17,25 @@ from tests.services import SOURCES, GivenNode, PostgresServer, RabbitServer, run
 # The same examples each time, and no matter how slow the machine is; `--hypothesis-profile default` looks for more.
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[None]:
+    """What a test configures of the logs is its own affair. Tracebacks are plain: rich ones take too long."""
+    root = logging.getLogger()
+    level = root.level
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        logger_factory=structlog.PrintLoggerFactory(),
+    )
+    yield
+    root.setLevel(level)
+    root.handlers[:] = [handler for handler in root.handlers if not type(handler).__module__.startswith("roles.")]
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,7 @@ class Republisher:
             except _ConnectionLost as error:
                 losses += 1
                 if losses == TRIES:
+                    outage.over()  # the broker took the message that goes nowhere: it is this one, not the world
                     raise MessageRefused(f"tried {TRIES} times, and never got through: {error}") from error
                 await outage.wait(error, hold)
             except (BrokerUnavailable, Unroutable, TopologyMismatch) as error:

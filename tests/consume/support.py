@@ -26,9 +26,9 @@ from roles.tally import Tally
 from schema.settings import Settings
 
 FAST: dict[str, Any] = {
-    "amqp": {"example": {"heartbeat": "1s", "timeout": "2s"}},
+    "amqp": {"example": {"heartbeat": "3s", "timeout": "5s"}},
     "supervisor": {"backoff_initial": "50ms", "backoff_max": "400ms"},
-    "database": {"pool_timeout": "1s", "connect_timeout": "2s"},
+    "database": {"pool_timeout": "3s", "connect_timeout": "5s"},
 }
 LEFT_IN_ITS_QUEUE = {"archive": False}
 """What is parked stays where a test can take it, unless the test is about the archiver."""

@@ -227,7 +227,7 @@ async def test_a_message_that_does_not_get_through_again_is_parked_by_the_broker
     async def fail(message: Note, work: Work) -> None:
         raise ValueError("no")
 
-    quick = {"example": {"heartbeat": "5s", "timeout": "1s"}}
+    quick = {"example": {"heartbeat": "10s", "timeout": "3s"}}
     async with proxied(amqp_url) as proxy:
         proxy.most = 100_000
         async with consuming(

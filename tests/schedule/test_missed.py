@@ -64,7 +64,9 @@ async def test_a_database_that_is_away_over_five_ticks(
 
 async def test_a_short_outage_costs_no_tick_whatever_the_policy(database_url: str, witness: Witness) -> None:
     clock = FakeClock(START + timedelta(seconds=0.5))
-    async with replicas(database_url, [a_job(leave_a_trace, SECOND, missed="skip")], clock) as [replica]:
+    async with replicas(database_url, [a_job(leave_a_trace, SECOND, missed="skip", overlap="queue")], clock) as [
+        replica
+    ]:
         await witness.book_has("finished")
         await allow_connections(database_url, allow=False)
         await witness.terminate()
