@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
+from itertools import groupby
 
 import typer
 
@@ -95,8 +96,10 @@ async def diff(settings: Settings, *, as_json: bool) -> int:
     if as_json:
         print_json([{"broker": name, **asdict(each)} for name, each in found])
         return 2 if found else 0
-    for name, each in found:
-        typer.echo(f"{name}: {each.subject}: {each.text}\n    {each.remedy}")
+    for remedy, alike in groupby(found, key=lambda pair: pair[1].remedy):
+        for name, each in alike:
+            typer.echo(f"{name}: {each.subject}: {each.text}")
+        typer.echo(f"    {remedy}")
     if not found:
         typer.echo("nothing differs")
     for name in blind:

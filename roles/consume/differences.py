@@ -119,4 +119,4 @@ def _strays(declared: Topology, found: Found) -> Iterator[Difference]:
             yield Difference(f"queue {name}", "stray", text, how)
 
 
-_APPLY = "`python app.py topology apply` declares it, as every start does"
+_APPLY = "`python app.py topology apply` declares what is missing, as every start does"

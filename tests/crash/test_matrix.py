@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).parent / "dying_app.py"
 FAST = {
     "APP_SUPERVISOR__BACKOFF_INITIAL": "50ms",
     "APP_SUPERVISOR__BACKOFF_MAX": "1s",
-    "APP_SCHEDULE__LEASE": "1s",
+    "APP_SCHEDULE__LEASE": "2s",
 }
 
 

@@ -42,7 +42,7 @@ DEADLINE = 300 + MESSAGES / 20
 FAST = {
     "APP_SUPERVISOR__BACKOFF_INITIAL": "50ms",
     "APP_SUPERVISOR__BACKOFF_MAX": "1s",
-    "APP_CONSUME__QUARANTINE": "2s",
+    "APP_CONSUME__QUARANTINE": "4s",
     "APP_DATABASE__MIGRATE": "true",
 }
 NOTES, ECHOES = "storm.notes", "storm.echoes"
