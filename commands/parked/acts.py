@@ -87,7 +87,7 @@ async def _act(
         due = anyio.current_time()
         for start in range(0, len(ids), at_once):
             if pace is not None:
-                await anyio.sleep(due - anyio.current_time())
+                await anyio.sleep(max(0.0, due - anyio.current_time()))
                 due = anyio.current_time() + at_once / pace  # what was held up is not made up for
             few = ids[start : start + at_once]
             count += await done(few, selection.status, how_many=len(ids))

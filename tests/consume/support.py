@@ -43,7 +43,7 @@ Handle = Callable[[Note, Work], Awaitable[None]]
 
 def declared(handler: Handle, queue: str = "q", **options: Any) -> Consumer[Note]:
     """A consumer of notes that gives up at once, unless told otherwise."""
-    return consumer(queue, **{"retry": Ladder(), "concurrency": 2, **options})(handler)
+    return consumer(queue, **{"retry": Ladder(), "concurrency": 2, "breaker": None, **options})(handler)
 
 
 class Calls:

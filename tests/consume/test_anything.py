@@ -67,7 +67,7 @@ async def handle_batch(messages: list[Note], work: Work) -> None:
         judge(message)
 
 
-OPTIONS: dict[str, Any] = {"retry": milliseconds(10), "concurrency": 2}
+OPTIONS: dict[str, Any] = {"retry": milliseconds(10), "concurrency": 2, "breaker": None}
 FLAVOURS = (
     consumer("q", **OPTIONS)(handle),
     consumer("q", transaction=False, **OPTIONS)(handle_outside),

@@ -29,7 +29,7 @@ from tests.consume.test_world import Door
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 30
+PATIENCE = 120
 ARCHIVING: dict[str, Any] = {"consume": {"archive": True}}
 
 Start = Callable[[], AbstractAsyncContextManager[Running]]

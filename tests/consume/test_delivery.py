@@ -20,7 +20,7 @@ from tests.consume.support import Note, Producer, claims, consuming, millisecond
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 30
+PATIENCE = 120
 
 Handle = Callable[[Note, Delivery], Awaitable[None]]
 

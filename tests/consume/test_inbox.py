@@ -22,7 +22,7 @@ from tests.consume.support import Calls, Note, Producer, claims, consuming, mill
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 30
+PATIENCE = 120
 BODY = b'{"text": "x"}'
 
 

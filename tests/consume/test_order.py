@@ -17,7 +17,7 @@ from tests.consume.support import Calls, Note, Producer, consuming, milliseconds
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 30
+PATIENCE = 120
 
 
 async def test_one_at_a_time_is_in_the_order_of_the_queue_even_if_the_connection_is_lost(
