@@ -31,9 +31,18 @@ LONG_STEPS = (
     Step.SCHEDULE_LONG_MARKED,
 )
 
+NO_BROKER = "amqp://127.0.0.1:1/"
+"""There is nothing for one to do here; an embedded one would have to be unpacked and started by each process."""
+
 
 def environ(url: str, **more: str) -> dict[str, str]:
-    return {"APP_DATABASE__URL": url, "APP_LOG__LEVEL": "warning", "APP_SCHEDULE__LEASE": "1s", **more}
+    return {
+        "APP_DATABASE__URL": url,
+        "APP_AMQP__EXAMPLE__URL": NO_BROKER,
+        "APP_LOG__LEVEL": "warning",
+        "APP_SCHEDULE__LEASE": "1s",
+        **more,
+    }
 
 
 async def ticks(witness: Witness, status: str = "finished") -> list[tuple[str, datetime]]:
