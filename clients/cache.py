@@ -129,7 +129,7 @@ class Cache:
                 return found
             if loaded is not None:
                 until = time.time() + lifetime.total_seconds()
-                await self.set(key, f"{until:.3f} {loaded.model_dump_json()}", lifetime=lifetime + stale_for)
+                await self.set(key, f"{until!r} {loaded.model_dump_json()}", lifetime=lifetime + stale_for)
             return loaded
 
     async def aclose(self) -> None:
