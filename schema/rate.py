@@ -10,6 +10,9 @@ from pydantic import BeforeValidator, PlainSerializer
 
 from schema.duration import format_duration, parse_duration
 
+LONGEST = timedelta(hours=1)
+"""What is counted for longer is a quota, and needs a memory that lasts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -40,10 +43,10 @@ def parse_rate(value: str | Rate) -> Rate:
         if not (slash and count.isascii() and count.isdigit() and int(count)):
             raise ValueError
         rate = Rate(int(count), parse_duration(period if period[:1].isdigit() else f"1{period}"))
-        if not rate.period:
+        if not timedelta(0) < rate.period <= LONGEST:
             raise ValueError
     except ValueError:
-        raise ValueError(f"{value!r} is not a rate (try '100/1s' or '6000/1m')") from None
+        raise ValueError(f"{value!r} is not a rate (try '10/s' or '6000/1m', counted in an hour at most)") from None
     return rate
 
 

@@ -8,9 +8,8 @@ people who want the same message one gets it.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import anyio
@@ -23,13 +22,11 @@ from db.parked_acts import Act
 from db.parked_messages import ParkedMessage, Status
 from db.pool import Work, connection, unit_of_work
 from roles.consume.parking import to_be_replayed
+from schema.rate import parse_rate
 from schema.settings import Settings
 
 AT_ONCE = 100
 """Messages in one transaction."""
-
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|m|h)", re.ASCII)
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 Do = Callable[[Work, Sequence[ParkedMessage]], Awaitable[None]]
 
@@ -38,7 +35,10 @@ async def replay(
     settings: Settings, *, selection: Selection, rate: str | None, note: str | None, by: str, yes: bool
 ) -> int:
     """Sends messages to their queues once more, through the outbox: with their ids, and a ladder of their own."""
-    pace = None if rate is None else parse_rate(rate)
+    try:
+        pace = None if rate is None else timedelta(seconds=1) / parse_rate(rate).interval
+    except ValueError as error:
+        raise failure(f"--rate: {error}", 2) from None
     do = partial(_into_outbox, brokers=tuple(settings.amqp))
     done = partial(_do, do, act=Act.REPLAY, status=Status.REPLAYED, by=by, note=note)
     async with database(settings):
@@ -50,18 +50,6 @@ async def drop(settings: Settings, *, selection: Selection, note: str | None, by
     done = partial(_do, _nothing, act=Act.DROP, status=Status.DROPPED, by=by, note=note)
     async with database(settings):
         return await _act("Drop", selection, done, pace=None, yes=yes)
-
-
-def parse_rate(text: str) -> float:
-    """Messages per second, from a text such as `10/s`, `100/m` or `5/h`.
-
-    Raises:
-        typer.Exit: it is no rate.
-    """
-    match = _RATE.fullmatch(text.strip())
-    if match is None or not float(match[1]):
-        raise failure(f"--rate: {text!r} is not a rate (try '10/s'; the units are s, m and h)", 2)
-    return float(match[1]) / _SECONDS[match[2]]
 
 
 async def _act(

@@ -25,7 +25,7 @@ from psycopg.rows import dict_row
 from pydantic import SecretStr
 
 from commands.command import who
-from commands.parked.acts import drop, parse_rate, replay
+from commands.parked.acts import drop, replay
 from commands.parked.bodies import as_text, difference, readable
 from commands.parked.editing import edit_message
 from commands.parked.rehearsing import rehearse
@@ -269,15 +269,10 @@ async def test_a_rate_spreads_messages_over_time(settings: Settings, fill: Fill,
     assert len(rows(database_url, "SELECT id FROM outbox")) == 4
 
 
-@pytest.mark.parametrize(("text", "rate"), [("10/s", 10), ("90/m", 1.5), (" 3600 / h", 1)])
-def test_rates(text: str, rate: float) -> None:
-    assert parse_rate(text) == rate
-
-
 @pytest.mark.parametrize("text", ["10", "0/s", "-1/s", "10/d", "ten/s", "/s"])
-def test_what_is_no_rate(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_what_is_no_rate(text: str, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as ended:
-        parse_rate(text)
+        await do_replay(settings, selection=Selection(everything=True), rate=text)
     assert ended.value.exit_code == 2
     assert "(try '10/s'" in capsys.readouterr().err
 
