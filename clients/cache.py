@@ -34,6 +34,9 @@ Model = TypeVar("Model", bound=BaseModel)
 PREFIX: Final = "rolecall:"
 """Of every key, for a Redis is often shared with others."""
 
+SWEEP: Final = 60
+"""Seconds between two looks at all of the memory for what has expired: `size` bounds it, and each look takes time."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -42,7 +45,7 @@ class Cache:
 
     def __init__(self, section: settings.Cache) -> None:
         self._memory = cashews.Cache("memory")
-        self._memory.setup("mem://", size=section.size, pickle_type=PicklerType.NULL)
+        self._memory.setup("mem://", size=section.size, check_interval=SWEEP, pickle_type=PicklerType.NULL)
         self._shared: cashews.Cache | None = None
         self._timeout = section.timeout.total_seconds()
         self._rest = section.rest.total_seconds()

@@ -73,6 +73,7 @@ class Circuit:
 
     def _failed(self) -> None:
         self._failures += 1
-        if self._failures >= self._limit:
-            self._open_until = time.monotonic() + self._rest
+        now = time.monotonic()
+        if self._failures >= self._limit and now >= self._open_until:  # else it is open: this call began before that
+            self._open_until = now + self._rest
             log.warning("service left alone", service=self._name, failures=self._failures, seconds=self._rest)
