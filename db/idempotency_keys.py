@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Final
 
 from psycopg import AsyncClientCursor
 from psycopg.types.json import Jsonb
@@ -20,16 +20,12 @@ from sqlalchemy import (
     Column,
     DateTime,
     Index,
-    Interval,
     LargeBinary,
-    Select,
     SmallInteger,
     Table,
     Text,
     bindparam,
-    delete,
     func,
-    literal_column,
     select,
     update,
 )
@@ -37,6 +33,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from db.joining import FIRST
 from db.metadata import metadata
+from db.pruning import prune_query
 from db.query import Connection, Query
 
 idempotency_key = Table(
@@ -81,15 +78,7 @@ SETTLE = Query(
     .where(*_this)
     .values(status=bindparam("status_"), headers=bindparam("headers_"), body=bindparam("body_"))
 )
-_old: Select[tuple[Any]] = (
-    select(literal_column("ctid"))
-    .select_from(idempotency_key)
-    .where(idempotency_key.c.created_at < func.now() - bindparam("older_than", type_=Interval))
-    .order_by(idempotency_key.c.created_at)
-    .limit(bindparam("at_most"))
-    .with_for_update(skip_locked=True)
-)
-PRUNE = Query(delete(idempotency_key).where(literal_column("ctid") == func.any(func.array(_old.scalar_subquery()))))
+PRUNE = prune_query(idempotency_key, idempotency_key.c.created_at)
 
 
 async def begin(connection: Connection, caller: str, key: str, *, digest: bytes) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import timedelta
-from typing import Any
 
 from psycopg import AsyncClientCursor
 from sqlalchemy import (
@@ -18,19 +17,16 @@ from sqlalchemy import (
     Column,
     DateTime,
     Index,
-    Interval,
-    Select,
     Table,
     Text,
     bindparam,
-    delete,
     func,
-    literal_column,
     select,
 )
 from sqlalchemy.dialects.postgresql import insert
 
 from db.metadata import metadata
+from db.pruning import prune_query
 from db.query import Connection, Query
 
 inbox = Table(
@@ -56,15 +52,7 @@ CLAIM_ALL = Query(
     .on_conflict_do_nothing()
     .returning(inbox.c.message_id)
 )
-_old: Select[tuple[Any]] = (
-    select(literal_column("ctid"))
-    .select_from(inbox)
-    .where(inbox.c.received_at < func.now() - bindparam("older_than", type_=Interval))
-    .order_by(inbox.c.received_at)
-    .limit(bindparam("at_most"))
-    .with_for_update(skip_locked=True)
-)
-PRUNE = Query(delete(inbox).where(literal_column("ctid") == func.any(func.array(_old.scalar_subquery()))))
+PRUNE = prune_query(inbox, inbox.c.received_at)
 
 
 def storable(message_id: bytes) -> str:

@@ -25,14 +25,11 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
-    Interval,
     LargeBinary,
-    Select,
     Table,
     Text,
     and_,
     bindparam,
-    delete,
     func,
     or_,
     select,
@@ -42,6 +39,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from db.inbox import inbox
 from db.metadata import metadata
+from db.pruning import prune_query
 from db.query import Connection, Query
 
 parked_message = Table(
@@ -209,14 +207,6 @@ _summary = (
     func.octet_length(_row.body).label("size"),
 )
 _one = _row.id == bindparam("id_")
-_old: Select[tuple[Any]] = (
-    select(_row.id)
-    .where(_row.resolved_at < func.now() - bindparam("older_than", type_=Interval), _row.status != Status.OPEN.value)
-    .order_by(_row.resolved_at)
-    .limit(bindparam("at_most"))
-    .with_for_update(skip_locked=True)
-)
-
 ARCHIVE = Query(
     insert(parked_message)
     .from_select(_stored, select(*(_new.c[name] for name in _stored)))
@@ -265,7 +255,7 @@ CHANGE_BODY = Query(
     .where(_one)
     .values(body=bindparam("body_"), note=func.coalesce(bindparam("note_", type_=Text), _row.note))
 )
-PRUNE = Query(delete(parked_message).where(_row.id == func.any(func.array(_old.scalar_subquery()))))
+PRUNE = prune_query(parked_message, _row.resolved_at, _row.status != Status.OPEN.value)
 
 
 async def archive(connection: Connection, batch: Sequence[NewParkedMessage]) -> set[str]:

@@ -7,10 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from db import parked_acts, parked_messages
+from db.cron_runs import RunStatus
 from db.parked_acts import Act
 from db.parked_messages import Filter, NewParkedMessage, Status
-from db.pool import Pool, Work, unit_of_work
+from db.pool import Pool, unit_of_work
+from roles.resources import Resources
 from roles.schedule.jobs.pruning import prune_parked_messages
+from roles.schedule.manual import run_by_hand
 from schema.settings import Settings, current_settings
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +37,7 @@ def message(number: int, **fields: object) -> NewParkedMessage:
 
 
 async def test_what_was_resolved_long_ago_is_forgotten_and_what_is_open_never(pool: Pool) -> None:
-    current_settings.set(Settings.model_validate({"consume": {"parked_retention": "30d"}}))
+    settings = Settings.model_validate({"consume": {"parked_retention": "30d"}})
     async with unit_of_work() as work:
         await parked_messages.archive(work.connection, [message(number) for number in range(4)])
         for parked_id, age in ((1, 40), (2, 20), (3, 40)):
@@ -45,8 +48,14 @@ async def test_what_was_resolved_long_ago_is_forgotten_and_what_is_open_never(po
                 "UPDATE parked_message SET resolved_at = now() - make_interval(days => %s) WHERE id = %s",
                 [age, parked_id],
             )
+    token = current_settings.set(settings)
+    resources = Resources(settings=settings, pool=pool, amqp_urls={})
+    run = await run_by_hand([prune_parked_messages], "prune_parked_messages", user="test", resources=resources)
+    current_settings.reset(token)
+
+    assert run is not None
+    assert (run.status, run.progress) == (RunStatus.FINISHED, "2 parked messages forgotten")
     async with unit_of_work() as work:
-        await prune_parked_messages(Work(work.connection))
         left = await parked_messages.find(work.connection, Filter(), limit=None)
         assert [each.id for each in left] == [2, 4]
         assert await parked_acts.of_message(work.connection, 1) == []

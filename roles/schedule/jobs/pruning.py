@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from db import cron_pruning, idempotency_keys, inbox, parked_messages
-from db.pool import Work, connection
+from db.pool import connection
 from db.query import Connection
 from roles.schedule.declarations import Job, cron, every
 from roles.schedule.run import Run
@@ -33,12 +33,13 @@ async def prune_inbox(run: Run) -> None:
         log.info("inbox pruned", messages=total)
 
 
-@every(minutes=1)
-async def prune_parked_messages(work: Work) -> None:
+@every(minutes=1, transaction=False, rerun=True)
+async def prune_parked_messages(run: Run) -> None:
     """Forget messages that were replayed or dropped longer ago than `consume.parked_retention`; open ones stay."""
     retention = current_settings.get().consume.parked_retention
-    if pruned := await parked_messages.prune(work.connection, older_than=retention, at_most=BODIES_AT_MOST):
-        log.info("parked messages pruned", messages=pruned)
+    prune = partial(parked_messages.prune, older_than=retention, at_most=BODIES_AT_MOST)
+    if total := await _in_steps(run, prune, at_most=BODIES_AT_MOST, what="parked messages"):
+        log.info("parked messages pruned", messages=total)
 
 
 @every(minutes=1, transaction=False, rerun=True)
@@ -60,19 +61,17 @@ async def prune_cron_runs(run: Run) -> None:
     total = 0
     for name in names:
         before = datetime.now(UTC) - retentions.get(name, defaults.retention)
-        pruned = AT_MOST
-        while pruned == AT_MOST and not run.stopping:
-            async with run.unit_of_work() as work:
-                pruned = await cron_pruning.prune(work.connection, name, before=before, at_most=AT_MOST)
-            total += pruned
-            run.report(f"{total} runs forgotten, at {name}")
+        prune = partial(cron_pruning.prune, job=name, before=before, at_most=AT_MOST)
+        total = await _in_steps(run, prune, at_most=AT_MOST, what="runs", before=total)
     if total:
         log.info("book pruned", runs=total)
 
 
-async def _in_steps(run: Run, prune: Callable[[Connection], Awaitable[int]], *, at_most: int, what: str) -> int:
-    """Prunes `at_most` rows in a transaction until there are no more, and returns how many there were."""
-    total, pruned = 0, at_most
+async def _in_steps(
+    run: Run, prune: Callable[[Connection], Awaitable[int]], *, at_most: int, what: str, before: int = 0
+) -> int:
+    """Prunes `at_most` rows in a transaction until there are no more; returns how many in all."""
+    total, pruned = before, at_most
     while pruned == at_most and not run.stopping:
         async with run.unit_of_work() as work:
             pruned = await prune(work.connection)
