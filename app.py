@@ -161,7 +161,12 @@ async def _serve(settings: Settings) -> int:
         if isinstance(event, RoleStarted) and event.role in starting:
             starting.remove(event.role)
             if not starting:
-                here = places(resources.board.addresses, debug=settings.debug, **servers.places())
+                here = places(
+                    resources.board.addresses,
+                    docs=settings.debug or settings.api.docs,
+                    tls=bool(settings.api.tls_certificate),
+                    **servers.places(),
+                )
                 Context().run(announce, console, here)
 
     supervisor = Supervisor(policy=settings.supervisor, clock=resources.clock, emit=emit)

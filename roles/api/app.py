@@ -39,6 +39,7 @@ CORS_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "If-Match", 
 CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 CORS_EXPOSED = (
     "ETag",
+    "Idempotency-Replayed",
     "Link",
     "Location",
     "RateLimit-Limit",
@@ -102,6 +103,9 @@ class Api(Quart):
         self.access: dict[str, Access] = {}
         """By endpoint."""
         self.request_timeout = settings.api.request_timeout.total_seconds()
+        self.max_in_flight = settings.api.max_in_flight
+        self.in_flight = 0
+        """Requests that are being handled: their bodies are here, and their replies are not ready yet."""
         self.max_content_length = settings.api.max_content_length
         self.url_map.converters["int"] = Id
         self.url_map.merge_slashes = False  # `//` is a path that does not exist, not one to be redirected from

@@ -18,24 +18,33 @@ TYPES: Final = ("application/json", "application/problem+json", "text/html; char
 _GZIP = 16 + zlib.MAX_WBITS
 
 
-def compress(response: Response, accepted: str) -> None:
-    """Compresses the body in place.
+def is_worth_compressing(response: Response) -> bool:
+    """Whether `compress` should be asked.
 
     A reply with a strong `ETag` stays as it is: the tag names these very bytes, and comes back in `If-Match`
     (RFC 9110 §8.8.1). So does one whose body is read from a file.
+    """
+    body, headers = response.response, response.headers
+    return (
+        isinstance(body, DataBody)
+        and len(body.data) >= MINIMUM
+        and response.content_type in TYPES
+        and "Content-Encoding" not in headers
+        and not headers.get("ETag", "").startswith('"')
+    )
+
+
+def compress(response: Response, accepted: str) -> None:
+    """Compresses the body in place, for a client that takes it.
 
     Params:
         accepted: the request's `Accept-Encoding`.
     """
-    body = response.response
-    if not isinstance(body, DataBody) or len(body.data) < MINIMUM or response.content_type not in TYPES:
-        return
-    headers = response.headers
-    if "Content-Encoding" in headers or headers.get("ETag", "W/").startswith('"'):
-        return
     response.vary.add("Accept-Encoding")
     if "gzip" not in accepted or not parse_accept_header(accepted, Accept).quality("gzip"):
         return
+    body = response.response
+    assert isinstance(body, DataBody)
     compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, _GZIP)
     response.set_data(compressor.compress(body.data) + compressor.flush())
-    headers["Content-Encoding"] = "gzip"
+    response.headers["Content-Encoding"] = "gzip"

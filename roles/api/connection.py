@@ -8,6 +8,7 @@ deadline that Quart has not included. It promises:
 - a request over `api.request_timeout` is cancelled and answered with 503;
 - a client that goes away cancels its request;
 - a body over `api.max_content_length` is answered with 413, whether its length was announced or not;
+- a request beyond `api.max_in_flight` others is answered with 503; who sends or reads slowly does not count;
 - whatever a handler raises is answered, a cancellation of its own making (`roles.cancellation`) included.
 """
 
@@ -24,8 +25,8 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 
 from roles.api.client_watch import ClientWatch
-from roles.api.compression import compress
-from roles.api.errors import RequestTimedOut, problem_for
+from roles.api.compression import compress, is_worth_compressing
+from roles.api.errors import RequestTimedOut, TooBusy, problem_for
 from roles.api.replies import problem_reply
 from roles.cancellation import StrayCancellation, stray_cancellation_as
 from roles.web.gate import STATE_KEY
@@ -96,11 +97,16 @@ class Connection:
                 return b"".join(chunks)
 
     async def _handle(self, body: bytes) -> Response:
+        if self._app.in_flight >= self._app.max_in_flight:
+            return self._answer(TooBusy(f"{self._app.in_flight} requests in flight"))
+        self._app.in_flight += 1
         try:
             with stray_cancellation_as(StrayCancellation, "a request ended in a cancellation that nobody asked for"):
                 return cast("Response", await self._app.handle_request(self._request(body)))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
             return self._answer(error)
+        finally:
+            self._app.in_flight -= 1
 
     def _request(self, body: bytes) -> Any:
         scope = self._scope
@@ -131,7 +137,8 @@ class Connection:
         return problem_reply(problem, self._scope["path"], self._scope["state"].get(STATE_KEY), headers)
 
     async def _send(self, response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        compress(response, _header(self._scope, b"accept-encoding"))
+        if is_worth_compressing(response):
+            compress(response, _header(self._scope, b"accept-encoding"))
         headers = [
             (name.lower().encode("latin1"), value.encode("latin1")) for name, value in response.headers.items()
         ]

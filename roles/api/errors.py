@@ -6,6 +6,7 @@
 | `Refusal` | the problem that it has |
 | a value that quart-schema did not accept | 422, with each value |
 | Werkzeug's HTTP errors, `abort(409)` included | their own status |
+| `TooBusy` | 503, to be tried again |
 | `RequestTimedOut` | 503, to be tried again |
 | `DependencyUnavailable`, and what PostgreSQL says may be tried again | 503, to be tried again |
 | `UpstreamTimeout`, other `UpstreamError` | 504, 502 |
@@ -63,11 +64,16 @@ _BY_STATUS = {
 log = structlog.get_logger(__name__)
 
 
+class TooBusy(Exception):
+    """As many requests are being handled as may be at a time (`api.max_in_flight`)."""
+
+
 class RequestTimedOut(Exception):
     """Serving a request took longer than `api.request_timeout`."""
 
 
 _FAILURES: tuple[tuple[type[Exception], ProblemType, str], ...] = (
+    (TooBusy, problems.UNAVAILABLE, "There are too many requests."),
     (RequestTimedOut, problems.TIMED_OUT, "Serving the request took too long."),
     (
         Outdated,

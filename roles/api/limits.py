@@ -54,10 +54,13 @@ def limit_rates(app: Api) -> None:
 
 
 async def _caller() -> str:
-    try:
-        known = cast("Api", current_app).guard.recall(cast("Request", request).sent.get(b"authorization"))
-    except Unauthenticated:
-        known = None
-    if known is not None and known is not ANYBODY:
-        return known.name
-    return request.remote_addr or "?"
+    """Asked three times a request. Who it is must not change when the guard has come to know the caller meanwhile."""
+    current = cast("Request", request)
+    if current.counted_as is None:
+        try:
+            known = cast("Api", current_app).guard.recall(current.sent.get(b"authorization"))
+        except Unauthenticated:
+            known = None
+        address = current.remote_addr or "?"
+        current.counted_as = address if known is None or known is ANYBODY else known.name
+    return current.counted_as

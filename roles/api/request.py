@@ -22,6 +22,9 @@ class Request(quart.Request):
     caller: Caller = ANYBODY
     """Who sent it. `caller()` says it in a route."""
 
+    counted_as: str | None = None
+    """Whose request it is for `roles.api.limits`, from its beginning to its end; None until that was asked."""
+
     @cached_property
     def sent(self) -> Mapping[bytes, bytes]:
         """The headers as they came, names in lower case, the first of each name: one look into them costs nothing.

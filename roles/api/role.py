@@ -50,7 +50,6 @@ class ApiRole:
                     tally=self._resources.board.tally("api"),
                     started=task_status.started,
                     keep_alive_timeout=settings.api.keep_alive_timeout,
-                    max_in_flight=settings.api.max_in_flight,
                     tls=tls,
                 )
             finally:

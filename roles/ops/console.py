@@ -84,7 +84,8 @@ class Places:
 def places(
     addresses: Mapping[str, Address],
     *,
-    debug: bool,
+    docs: bool,
+    tls: bool = False,
     psql: str | None = None,
     management: str | None = None,
     user: str | None = None,
@@ -94,16 +95,17 @@ def places(
 
     Params:
         addresses: where the roles `ops` and, if it runs, `api` listen.
-        debug: whether the API shows its documentation.
+        docs: whether the API shows its documentation.
+        tls: whether it speaks HTTPS.
         psql: and the rest: what is embedded says for itself where it is.
     """
-    api = _url(addresses["api"]) if "api" in addresses else None
+    api = _url(addresses["api"], tls=tls) if "api" in addresses else None
     json = "-H 'content-type: application/json'"
     message = {"properties": {}, "routing_key": "example.main", "payload_encoding": "string"}
     body = dumps({**message, "payload": dumps({"name": "Grace Hopper"})})
     return Places(
         api=api,
-        docs=f"{api}/docs" if api and debug else None,
+        docs=f"{api}/docs" if api and docs else None,
         ops=f"{_url(addresses['ops'])}/status",
         psql=psql,
         management=management,
@@ -220,7 +222,8 @@ def _alarming(count: int) -> Text:
     return Text(str(count), "bold red" if count else "")
 
 
-def _url(bind: Address) -> str:
+def _url(bind: Address, *, tls: bool = False) -> str:
     """Where a browser on this machine finds it; an address that means all interfaces is none to go to."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind.host, bind.host)  # noqa: S104 - not binding
-    return f"http://[{host}]:{bind.port}" if ":" in host else f"http://{host}:{bind.port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{bind.port}" if ":" in host else f"{scheme}://{host}:{bind.port}"

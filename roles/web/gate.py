@@ -1,9 +1,9 @@
 """The gate: what every request goes through, whatever the application behind it.
 
 It gives the request an id (the caller's own in `X-Request-Id`, if it looks like one), binds it to the logs of the
-request and returns it; it counts the request, logs it once it is over, answers for an application that raised, was
-cut off or has too much to do, puts the headers in that keep browsers from doing what nobody meant, and ends
-connections while the server drains.
+request and returns it; it counts the request, logs it once it is over, answers for an application that raised or was
+cut off, puts the headers in that keep browsers from doing what nobody meant, and ends connections while the server
+drains.
 """
 
 from __future__ import annotations
@@ -53,20 +53,10 @@ class Gate:
             and failed if that never happened (the client went away) or the reply was a 500.
         draining: once set, every reply tells the client that the connection ends with it.
         log_requests: whether each request is logged.
-        max_in_flight: a request beyond that many others is answered with 503 at once; None for no limit.
     """
 
-    def __init__(
-        self,
-        app: ASGIFramework,
-        *,
-        tally: Tally,
-        draining: anyio.Event,
-        log_requests: bool = True,
-        max_in_flight: int | None = None,
-    ) -> None:
+    def __init__(self, app: ASGIFramework, *, tally: Tally, draining: anyio.Event, log_requests: bool = True) -> None:
         self._app, self._tally, self._draining, self._log_requests = app, tally, draining, log_requests
-        self._max_in_flight = max_in_flight
         self._in_flight: set[asyncio.Task[None]] = set()
         self._cut_off = False
         self._log = log.bind()  # once: structlog's lazy logger is set up anew at each use
@@ -104,15 +94,11 @@ class Gate:
 
         task = asyncio.current_task()
         assert task is not None
-        full = self._max_in_flight is not None and len(self._in_flight) >= self._max_in_flight
         self._in_flight.add(task)
         self._tally.taken += 1
         whole = False
         try:
-            if full:
-                await _send_problem(UNAVAILABLE("The server has too much to do."), request_id, forward)
-            else:
-                await self._app(scope, receive, forward)
+            await self._app(scope, receive, forward)
             whole = complete and status != INTERNAL.status
         except (Exception, asyncio.CancelledError) as error:
             problem = self._explain(error, scope)

@@ -74,7 +74,6 @@ async def serve(
     started: Callable[[], None] = lambda: None,
     keep_alive_timeout: timedelta = timedelta(seconds=75),
     log_requests: bool = True,
-    max_in_flight: int | None = None,
     tls: SSLContext | None = None,
 ) -> None:
     """Serves `app` on `listener` until `stop` is set, then ends what is in flight and returns.
@@ -86,11 +85,10 @@ async def serve(
         app: an ASGI application; its lifespan is its owner's.
         started: called once connections are accepted.
         keep_alive_timeout: after that long an idle connection is closed.
-        max_in_flight: requests at a time; those beyond are answered with 503.
         tls: the certificate to serve with (`tls_context`), for HTTP/2 as well; None serves without TLS.
     """
     draining = anyio.Event()
-    gate = Gate(app, tally=tally, draining=draining, log_requests=log_requests, max_in_flight=max_in_flight)
+    gate = Gate(app, tally=tally, draining=draining, log_requests=log_requests)
     config, context = _config(keep_alive_timeout), WorkerContext(None)
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

