@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from functools import partial
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from db import api_keys
 from db.api_keys import ApiKey
 from db.pool import connection
 from schema.duration import format_duration, parse_duration
+from schema.meant import meant
 from schema.settings import Settings
 
 cli = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
@@ -103,9 +103,7 @@ def _check(settings: Settings, scopes: Sequence[str]) -> None:
     known = sorted(known_scopes(create_app(settings)))
     for scope in scopes:
         if scope not in known:
-            nearest = get_close_matches(scope, known, n=1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
-            raise failure(f"no route asks for the scope {scope!r}: {hint}", 2)
+            raise failure(f"no route asks for the scope {scope!r}: {meant(scope, known)}", 2)
 
 
 def _row(key: ApiKey) -> dict[str, object]:

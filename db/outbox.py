@@ -42,8 +42,9 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from db.metadata import metadata
 from db.query import Connection, Query
 from schema.duration import parse_duration
+from schema.routing import MAX_NAME
 from schema.steps import Step, reached
-from schema.topic import MAX_NAME, Topic
+from schema.topic import Topic
 
 outbox = Table(
     "outbox",

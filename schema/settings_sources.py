@@ -11,7 +11,6 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from schema.errors import ConfigurationError
+from schema.meant import meant
 from schema.settings import EMBEDDED, Settings
 
 PREFIX = "APP_"
@@ -167,8 +167,7 @@ def _explain(detail: ErrorDetails, origins: Mapping[Key, Origin]) -> str:
     origin = _origin_of(tuple(path), origins)
     if detail["type"] == "extra_forbidden":
         known = list(_model_at(path[:-1]).model_fields)
-        nearest = get_close_matches(path[-1], known, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"the keys here are {', '.join(known)}"
+        hint = meant(path[-1], known, otherwise=f"the keys here are {', '.join(known)}")
         return f"{origin or Origin('settings', _toml_name(tuple(path)))}: unknown setting {'.'.join(path)!r}: {hint}"
     if not path:  # about sections that do not fit together
         return f"settings: {message}"

@@ -17,10 +17,6 @@ from pydantic import BaseModel
 
 Message = TypeVar("Message", bound=BaseModel)
 
-EXCHANGE_TYPES = ("direct", "topic", "fanout", "headers")
-MAX_NAME = 255
-"""Bytes that the name of a queue or an exchange, and a routing key, may have in AMQP."""
-
 
 @dataclass(frozen=True, slots=True)
 class Topic(Generic[Message]):

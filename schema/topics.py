@@ -5,15 +5,16 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel
 
 from schema.errors import ConfigurationError
+from schema.meant import meant
+from schema.routing import routing_findings
 from schema.settings import Settings
 from schema.students import STUDENT_CREATED
-from schema.topic import EXCHANGE_TYPES, MAX_NAME, Topic
+from schema.topic import Topic
 
 TOPICS: tuple[Topic[Any], ...] = (STUDENT_CREATED,)
 
@@ -27,7 +28,7 @@ def find(name: str, topics: Sequence[Topic[Any]] = TOPICS) -> Topic[Any]:
     for topic in topics:
         if topic.name == name:
             return topic
-    raise ConfigurationError(f"there is no topic {name!r}: {_hint(name, [topic.name for topic in topics])}")
+    raise ConfigurationError(f"there is no topic {name!r}: {meant(name, [topic.name for topic in topics])}")
 
 
 def validate(topics: Sequence[Topic[Any]], settings: Settings) -> None:
@@ -47,13 +48,12 @@ def _findings(topic: Topic[Any], settings: Settings) -> Iterator[str]:
         yield "it has no name"
     if not (inspect.isclass(topic.model) and issubclass(topic.model, BaseModel)):
         yield f"its model {topic.model!r} is no pydantic model"
-    if settings.amqp and topic.broker not in settings.amqp:
-        yield f"unknown broker {topic.broker!r}: {_hint(topic.broker, list(settings.amqp))}"
-    if topic.exchange_type not in EXCHANGE_TYPES:
-        yield f"unknown exchange type {topic.exchange_type!r}: {_hint(topic.exchange_type, EXCHANGE_TYPES)}"
-    for kind, name in {"name": topic.name, "exchange": topic.exchange, "routing key": topic.routing_key}.items():
-        if (size := len(name.encode())) > MAX_NAME:
-            yield f"{kind} {name[:40] + '…'!r} has {size} bytes, and AMQP allows {MAX_NAME}"
+    yield from routing_findings(
+        broker=topic.broker,
+        brokers=settings.amqp or (topic.broker,),
+        exchange_type=topic.exchange_type,
+        names={"name": topic.name, "exchange": topic.exchange, "routing key": topic.routing_key},
+    )
 
 
 def _conflicts(topics: Sequence[Topic[Any]]) -> Iterator[str]:
@@ -68,8 +68,3 @@ def _conflicts(topics: Sequence[Topic[Any]]) -> Iterator[str]:
                 f"topic {each.name}: exchange {each.exchange!r} is of type {each.exchange_type!r} here and "
                 f"{other.exchange_type!r} for topic {other.name}"
             )
-
-
-def _hint(value: str, known: Sequence[str]) -> str:
-    nearest = get_close_matches(value, known, n=1)
-    return f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known) or 'none'}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, tzinfo
-from difflib import get_close_matches
 
 import typer
 
@@ -12,6 +11,7 @@ from commands.command import failure
 from db import cron_history, cron_pauses
 from db.query import Connection
 from roles.schedule.declarations import Job
+from schema.meant import meant
 
 
 def declared(name: str, jobs: Sequence[Job]) -> Job:
@@ -41,7 +41,5 @@ async def zone_of(connection: Connection, name: str, jobs: Sequence[Job]) -> tzi
 
 
 def _unknown(name: str, jobs: Sequence[Job]) -> typer.Exit:
-    names = {job.name.lower(): job.name for job in jobs}
-    nearest = get_close_matches(name.lower(), names, n=1)
-    hint = f"did you mean {names[nearest[0]]!r}?" if nearest else "`python app.py cron list` names them all"
+    hint = meant(name, [job.name for job in jobs], otherwise="`python app.py cron list` names them all")
     return failure(f"there is no job {name!r}: {hint}", 2)

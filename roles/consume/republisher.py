@@ -97,13 +97,7 @@ class Republisher:
             if failures != self._failures:
                 raise BrokerUnavailable(self._reason)
             try:
-                channel = await self._open()
-                try:
-                    await channel.publish(delivery.body, properties, exchange="", routing_key=to)
-                except BrokerUnavailable as error:
-                    if channel.lost.is_set():
-                        raise _ConnectionLost(str(error)) from error
-                    raise
+                await _publish_on(await self._open(), delivery.body, properties, to=to)
             except Exception as error:
                 self._failures += 1
                 self._reason = str(error)
@@ -114,12 +108,7 @@ class Republisher:
         async with self._broker.apart("publish") as channel:
             await topology.declare(channel, self._consumer, delivery_limit=self._delivery_limit)
             await _publish_nothing(channel)
-            try:
-                await channel.publish(delivery.body, properties, exchange="", routing_key=to)
-            except BrokerUnavailable as error:
-                if channel.lost.is_set():
-                    raise _ConnectionLost(str(error)) from error
-                raise
+            await _publish_on(channel, delivery.body, properties, to=to)
 
     async def _open(self) -> Channel:
         if self._channel is None or self._channel.lost.is_set():
@@ -130,6 +119,15 @@ class Republisher:
 
 class _ConnectionLost(BrokerUnavailable):
     """The connection was lost while the message was on its way, for its sake or not."""
+
+
+async def _publish_on(channel: Channel, body: bytes, properties: Properties, *, to: str) -> None:
+    try:
+        await channel.publish(body, properties, exchange="", routing_key=to)
+    except BrokerUnavailable as error:
+        if channel.lost.is_set():
+            raise _ConnectionLost(str(error)) from error
+        raise
 
 
 async def _publish_nothing(channel: Channel) -> None:

@@ -6,15 +6,14 @@ import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from difflib import get_close_matches
 from typing import Any
 
 from roles.consume.declarations import Consumer, name_of
 from roles.consume.names import moving_queue, parked_queue, wait_queue
 from schema.duration import format_duration, parse_duration
 from schema.errors import ConfigurationError
+from schema.routing import routing_findings
 from schema.settings import LONGEST_HANDLER_TIMEOUT, Settings
-from schema.topic import EXCHANGE_TYPES, MAX_NAME
 
 MAX_PREFETCH = 65535
 """Messages that AMQP lets a broker leave in a consumer's hands."""
@@ -42,10 +41,6 @@ def _findings(consumer: Consumer[Any], settings: Settings) -> Iterator[str]:
         consumer.model()
     except ValueError as error:
         yield str(error)
-    if consumer.broker not in settings.amqp:
-        yield f"unknown broker {consumer.broker!r}: {_hint(consumer.broker, list(settings.amqp))}"
-    if consumer.exchange_type not in EXCHANGE_TYPES:
-        yield f"unknown exchange type {consumer.exchange_type!r}: {_hint(consumer.exchange_type, EXCHANGE_TYPES)}"
     concurrency: object = consumer.concurrency
     if not (isinstance(concurrency, int) and 1 <= concurrency <= MAX_PREFETCH):
         yield f"concurrency {concurrency!r} is not a number between 1 and {MAX_PREFETCH}"
@@ -60,7 +55,7 @@ def _findings(consumer: Consumer[Any], settings: Settings) -> Iterator[str]:
             delays.append(_delay(delay))
         except ValueError as error:
             yield f"retry delay {error}"
-    yield from _bad_names(consumer, delays)
+    yield from _bad_routing(consumer, delays, settings)
     if (ladder := sum(delays, timedelta())) >= settings.consume.inbox_retention:
         yield (
             f"the delays of its ladder come to {format_duration(ladder)}, and consume.inbox_retention is "
@@ -112,18 +107,20 @@ def _delay(delay: str | timedelta) -> timedelta:
     return value
 
 
-def _bad_names(consumer: Consumer[Any], delays: Sequence[timedelta]) -> Iterator[str]:
+def _bad_routing(consumer: Consumer[Any], delays: Sequence[timedelta], settings: Settings) -> Iterator[str]:
     queue = consumer.queue
     if not queue or queue.startswith("amq."):
         yield f"{queue!r} is no name for a queue (it is empty, or begins with the broker's own 'amq.')"
-    names = {
-        "queue": max((parked_queue(queue), *(wait_queue(queue, delay) for delay in delays)), key=len),
-        "exchange": consumer.exchange or "",
-        "routing key": consumer.binding_key,
-    }
-    for kind, name in names.items():
-        if (size := len(name.encode())) > MAX_NAME:
-            yield f"{kind} {name[:40] + '…'!r} has {size} bytes, and AMQP allows {MAX_NAME}"
+    yield from routing_findings(
+        broker=consumer.broker,
+        brokers=settings.amqp,
+        exchange_type=consumer.exchange_type,
+        names={
+            "queue": max((parked_queue(queue), *(wait_queue(queue, delay) for delay in delays)), key=len),
+            "exchange": consumer.exchange or "",
+            "routing key": consumer.binding_key,
+        },
+    )
 
 
 def _conflicts(consumers: Sequence[Consumer[Any]]) -> Iterator[str]:
@@ -144,8 +141,3 @@ def _conflicts(consumers: Sequence[Consumer[Any]]) -> Iterator[str]:
                     f"consumer {each.queue}: exchange {each.exchange!r} is of type {each.exchange_type!r} here "
                     f"and {known!r} for another consumer"
                 )
-
-
-def _hint(value: str, known: Sequence[str]) -> str:
-    nearest = get_close_matches(value, known, n=1)
-    return f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known)}"

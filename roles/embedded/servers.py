@@ -80,11 +80,8 @@ async def running_database(settings: Settings) -> AsyncIterator[str]:
     if data.exists() and is_claimed_elsewhere(data):
         yield postgres.url
         return
-    stop = anyio.Event()
-    async with anyio.create_task_group() as group:
-        await group.start(partial(postgres.run, stop=stop))
+    async with _running(postgres):
         yield postgres.url
-        stop.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +109,14 @@ async def running_brokers(settings: Settings) -> AsyncIterator[dict[str, BrokerP
     if is_claimed_elsewhere(settings.embedded.directory.resolve() / "rabbitmq"):
         yield places
         return
+    async with _running(node):
+        yield places
+
+
+@asynccontextmanager
+async def _running(server: Postgres | RabbitMQ) -> AsyncIterator[None]:
     stop = anyio.Event()
     async with anyio.create_task_group() as group:
-        await group.start(partial(node.run, stop=stop))
-        yield places
+        await group.start(partial(server.run, stop=stop))
+        yield
         stop.set()

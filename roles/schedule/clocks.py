@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from difflib import get_close_matches
 from functools import cache
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+from schema.meant import meant
 
 SECOND: Final = timedelta(seconds=1)
 DAY: Final = timedelta(days=1)
@@ -54,9 +55,7 @@ def zone_named(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):  # names no zone, is no relative path, names a directory
-        zones = {zone.lower(): zone for zone in available_timezones()}
-        nearest = get_close_matches(name.lower(), zones, n=1)
-        hint = f"did you mean {zones[nearest[0]]!r}?" if nearest else "try 'UTC' or 'Europe/Berlin'"
+        hint = meant(name, available_timezones(), otherwise="try 'UTC' or 'Europe/Berlin'")
         raise ValueError(f"unknown timezone {name!r}: {hint}") from None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from difflib import get_close_matches
 from typing import Final
 
 import anyio
@@ -17,6 +16,7 @@ from roles.schedule.long import LongRuns
 from roles.schedule.policy import Timetable
 from roles.schedule.tick import Outcome, Runner, Tick
 from schema.errors import ConfigurationError
+from schema.meant import meant
 
 LOOK_AGAIN: Final = 0.2
 """Seconds between two looks at a run that this one waits for."""
@@ -42,9 +42,7 @@ async def run_by_hand(jobs: Sequence[Job], name: str, *, user: str, resources: R
     settings = resources.settings.schedule
     tables = {job.name: Timetable(job, job.terms(settings)) for job in jobs}
     if name not in tables:
-        nearest = get_close_matches(name, tables, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(sorted(tables))}"
-        raise ConfigurationError(f"there is no job {name!r}: {hint}")
+        raise ConfigurationError(f"there is no job {name!r}: {meant(name, sorted(tables))}")
     clock = resources.clock
     runner = Runner(clock=clock, settings=settings, tally=resources.board.tally("schedule"))
     waits = tables[name].job.overlap == "queue"

@@ -68,8 +68,8 @@ def test_a_key_may_end(url: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--scope", "student:read"], "did you mean students:read?"),
-        (["--scope", "zzz"], "there are students:read, students:write, timezone:read"),
+        (["--scope", "student:read"], "did you mean 'students:read'?"),
+        (["--scope", "zzz"], "known are students:read, students:write, timezone:read"),
         (["--scope", "students:read", "--expires", "soon"], "--expires: 'soon' is not a duration"),
         ([], "--scope"),
     ],
