@@ -6,6 +6,7 @@ Exit codes: 0 drained cleanly, 1 a failure that ended the process, 2 usage or co
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from contextvars import Context
@@ -161,6 +162,7 @@ async def _serve(settings: Settings) -> int:
         if isinstance(event, RoleStarted) and event.role in starting:
             starting.remove(event.role)
             if not starting:
+                gc.freeze()  # what is loaded by now stays; each full collection would look through it again
                 here = places(
                     resources.board.addresses,
                     docs=settings.debug or settings.api.docs,

@@ -45,9 +45,7 @@ async def test_only_what_was_asked_for_runs_and_ops_answers_in_each(
         assert await app.stop() == 0
 
 
-async def test_all_roles_are_up_soon_after_the_services(here: Path, services: dict[str, str]) -> None:
+async def test_all_roles_start_with_what_they_stand_on(here: Path, services: dict[str, str]) -> None:
     async with running(here, environ=services) as app:
         records = {record["role"]: record for record in app.records if record["event"] == "role started"}
         assert records.keys() == {"ops", "database", "relay", "api", "consume", "schedule"}
-        status = await app.status()
-        assert status["uptime"] < 10
