@@ -48,6 +48,7 @@ bench: setup
 	@$(RUN) -m bench.relay
 	@$(RUN) -m bench.footprint
 	@$(RUN) -m bench.schedule
+	@$(RUN) -m bench.memory
 
 # The environment as uv.lock has it, and a RabbitMQ that can be started.
 setup: $(VENV)/.ready

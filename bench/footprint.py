@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from itertools import cycle, repeat
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -49,7 +50,12 @@ class Findings:
 async def measure(roles: str, places: Services, directory: Path, seconds: float, findings: Findings) -> None:
     """Starts it with these roles, once."""
     api, ops = free_port(), free_port()
-    settings = places.settings(APP_API__BIND=f"127.0.0.1:{api}", APP_OPS__BIND=f"127.0.0.1:{ops}", APP_CONSOLE="json")
+    settings = places.settings(
+        APP_API__BIND=f"127.0.0.1:{api}",
+        APP_API__RATE_LIMIT="",
+        APP_OPS__BIND=f"127.0.0.1:{ops}",
+        APP_CONSOLE="json",
+    )
     candidate = Candidate(name=roles, arguments=[APP, "--roles", roles], environment=settings)
     began = perf_counter()
     async with running(candidate, directory, pinned=False) as program:
@@ -64,9 +70,9 @@ async def measure(roles: str, places: Services, directory: Path, seconds: float,
 async def work(port: int, seconds: float) -> None:
     """Some writes and reads."""
     path = "/api/v1/students"
-    writes = [post(path, json.dumps({"name": "Ada Lovelace"}).encode())]
+    writes = repeat(post(path, json.dumps({"name": "Ada Lovelace"}).encode()))
     await drive(port, writes, status=201, connections=32, seconds=seconds)
-    await drive(port, [get(path), get(f"{path}/1")], status=200, connections=32, seconds=seconds)
+    await drive(port, cycle([get(path), get(f"{path}/1")]), status=200, connections=32, seconds=seconds)
 
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -1,17 +1,23 @@
 """GET and POST of a student: Rolecall's API against FastAPI with SQLAlchemy, on the same server and PostgreSQL.
 
 `python -m bench.http --help` says what can be varied. Rolecall runs as `app.py --roles api` with its defaults: ops
-port, watchdog, request ids, and a JSON record per request that is written to a pipe and read by this process. The
-others write no log of requests, so a second row has Rolecall without it (`log.level=warning`).
+port, watchdog, request ids, a JSON record per request that is written to a pipe and read by this process, the event
+of each new student, which its relay sends to RabbitMQ meanwhile, and a rate limit, which no request reaches.
+
+- The others write no log of requests, so a second row has Rolecall without it (`log.level=warning`).
+- In a third row it does more: it wants an API key, and each POST has an `Idempotency-Key` of its own.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count, cycle, repeat
 from pathlib import Path
 from typing import Annotated
 
@@ -23,17 +29,24 @@ import typer
 from bench.load import Outcome, drive, get, post
 from bench.program import APP, Candidate, free_port, running, use_other_cores
 from bench.report import RATIOS, Result, circumstances, comparison, faster, verdict
-from bench.services import services
+from bench.services import Services, services
+from roles.amqp import Broker
+from schema.settings import Settings
+from schema.students import STUDENT_CREATED
 
 STUDENTS = 1000
 """How many there are to read."""
 
 PATH = "/api/v1/students"
-OURS, UNLOGGED = "Rolecall", "Rolecall, requests not logged"
+RATE_LIMIT = "1000000/1s"
+EVENTS = "bench.events"
+"""The queue that gets the events of our students; the broker drops the oldest."""
+OURS, UNLOGGED, GUARDED = "Rolecall", "Rolecall, requests not logged", "Rolecall, API key, Idempotency-Key"
 ON_HYPERCORN = ("FastAPI, SQLAlchemy + asyncpg, Hypercorn", "FastAPI, SQLAlchemy + psycopg, Hypercorn")
 ON_UVICORN = "FastAPI, SQLAlchemy + asyncpg, uvicorn"
-WORK = {"GET student by id": 1.2, "POST student": 1.0}
-"""What is measured, and the target: so many times the best of the others on Hypercorn."""
+READ, WRITE = "GET student by id", "POST student"
+TARGETS = [(READ, OURS, 1.2), (WRITE, OURS, 1.0), (WRITE, GUARDED, 1.0)]
+"""So many times the best of the others on Hypercorn."""
 
 VERSIONS = ("quart", "hypercorn", "psycopg", "pydantic", "uvloop", "fastapi", "sqlalchemy", "asyncpg", "uvicorn")
 
@@ -49,38 +62,57 @@ class Plan:
     pool: int
 
 
-def candidates(database_url: str, pool: int) -> list[tuple[Candidate, int]]:
-    """Each with the port that it serves on."""
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A candidate, and how to ask it."""
+
+    candidate: Candidate
+    port: int
+    key: str = ""
+    """The API key that it wants; then it wants an `Idempotency-Key` with each POST as well."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+    def reads(self) -> Iterator[bytes]:
+        return cycle([get(f"{PATH}/{number}", self.headers) for number in range(1, STUDENTS + 1)])
+
+    def writes(self) -> Iterator[bytes]:
+        bodies = [json.dumps({"name": f"Student {number}"}).encode() for number in range(STUDENTS)]
+        if not self.key:
+            return cycle([post(PATH, body) for body in bodies])
+        heads = (self.headers | {"Idempotency-Key": f"{self.port}-{number}"} for number in count())
+        return (post(PATH, body, head) for body, head in zip(cycle(bodies), heads, strict=False))
+
+
+def contenders(places: Services, pool: int, key: str) -> list[Contender]:
     return [
-        *(_ours(name, database_url, pool, free_port(), more) for name, more in _VARIANTS.items()),
-        *(
-            _fastapi(name, f"postgresql+{driver}", database_url, pool, free_port(), server)
-            for name, driver, server in (
-                (ON_HYPERCORN[0], "asyncpg", "hypercorn"),
-                (ON_HYPERCORN[1], "psycopg", "hypercorn"),
-                (ON_UVICORN, "asyncpg", "uvicorn"),
-            )
-        ),
+        _ours(OURS, places, pool),
+        _ours(UNLOGGED, places, pool, APP_LOG__LEVEL="warning"),
+        _ours(GUARDED, places, pool, key=key, APP_AUTH__MODE="api_key"),
+        _fastapi(ON_HYPERCORN[0], "postgresql+asyncpg", places.database_url, pool, "hypercorn"),
+        _fastapi(ON_HYPERCORN[1], "postgresql+psycopg", places.database_url, pool, "hypercorn"),
+        _fastapi(ON_UVICORN, "postgresql+asyncpg", places.database_url, pool, "uvicorn"),
     ]
 
 
-_VARIANTS: Mapping[str, Mapping[str, str]] = {OURS: {}, UNLOGGED: {"APP_LOG__LEVEL": "warning"}}
-
-
-def _ours(name: str, database_url: str, pool: int, port: int, more: Mapping[str, str]) -> tuple[Candidate, int]:
-    settings = {
-        "APP_DATABASE__URL": database_url,
-        "APP_DATABASE__POOL_MIN_SIZE": str(pool),
-        "APP_DATABASE__POOL_MAX_SIZE": str(pool),
-        "APP_API__BIND": f"127.0.0.1:{port}",
-        "APP_OPS__BIND": "127.0.0.1:0",
-        "APP_CONSOLE": "json",
+def _ours(name: str, places: Services, pool: int, *, key: str = "", **more: str) -> Contender:
+    port = free_port()
+    settings = places.settings(
+        APP_DATABASE__POOL_MIN_SIZE=str(pool),
+        APP_DATABASE__POOL_MAX_SIZE=str(pool),
+        APP_API__BIND=f"127.0.0.1:{port}",
+        APP_API__RATE_LIMIT=RATE_LIMIT,
+        APP_OPS__BIND="127.0.0.1:0",
+        APP_CONSOLE="json",
         **more,
-    }
-    return Candidate(name=name, arguments=[APP, "--roles", "api"], environment=settings), port
+    )
+    return Contender(Candidate(name=name, arguments=[APP, "--roles", "api"], environment=settings), port, key)
 
 
-def _fastapi(name: str, scheme: str, database_url: str, pool: int, port: int, server: str) -> tuple[Candidate, int]:
+def _fastapi(name: str, scheme: str, database_url: str, pool: int, server: str) -> Contender:
+    port = free_port()
     app = "bench.peers.fastapi_app:app"
     arguments = {
         # Without workers it serves in this very process.
@@ -89,19 +121,19 @@ def _fastapi(name: str, scheme: str, database_url: str, pool: int, port: int, se
     }[server]
     url = database_url.replace("postgresql", scheme, 1)
     environment = {"DATABASE_URL": url, "POOL_SIZE": str(pool)}
-    return Candidate(name=name, arguments=["-m", server, *arguments, app], environment=environment), port
+    candidate = Candidate(name=name, arguments=["-m", server, *arguments, app], environment=environment)
+    return Contender(candidate, port)
 
 
-async def measure(candidate: Candidate, port: int, directory: Path, plan: Plan) -> dict[str, Result]:
+async def measure(contender: Contender, directory: Path, plan: Plan) -> dict[str, Result]:
     """Starts a candidate, sees that it does the work, and then how fast."""
-    reads = [get(f"{PATH}/{number}") for number in range(1, STUDENTS + 1)]
-    writes = [post(PATH, json.dumps({"name": f"Student {number}"}).encode()) for number in range(STUDENTS)]
+    url = f"http://127.0.0.1:{contender.port}{PATH}"
     results = {}
-    async with running(candidate, directory) as program:
-        await program.answers(f"http://127.0.0.1:{port}{PATH}/1")
-        await verify(f"http://127.0.0.1:{port}{PATH}")
-        for work, requests, status in zip(WORK, (reads, writes), (200, 201), strict=True):
-            load = partial(drive, port, requests, status=status, connections=plan.connections)
+    async with running(contender.candidate, directory) as program:
+        await program.answers(f"{url}/1", headers=contender.headers)
+        await verify(url, contender.headers)
+        for work, requests, status in ((READ, contender.reads(), 200), (WRITE, contender.writes(), 201)):
+            load = partial(drive, contender.port, requests, status=status, connections=plan.connections)
             await load(seconds=plan.warm_up)
             before = program.cpu_seconds()
             outcome = await load(seconds=plan.seconds)
@@ -110,9 +142,9 @@ async def measure(candidate: Candidate, port: int, directory: Path, plan: Plan) 
     return results
 
 
-async def verify(url: str) -> None:
+async def verify(url: str, headers: Mapping[str, str]) -> None:
     """Raises if it does not validate what it gets, store it, and answer with all of it."""
-    async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=10, headers=headers) as client:
         made = await client.post(url, json={"name": "Ada Lovelace"})
         found = await client.get(f"{url}/{made.json()['id']}")
         refused = await client.post(url, json={"name": ""})
@@ -123,13 +155,35 @@ async def verify(url: str) -> None:
         raise RuntimeError(f"{url} answered {answers}, and with {found.text}")
 
 
+async def hear_events(url: str) -> None:
+    """Binds a queue to the topic of the events: one that no queue takes would wait in the outbox."""
+    broker = Broker("example", url, Settings().amqp["example"])
+    channel = await broker.channel("publish")
+    await channel.declare_exchange(STUDENT_CREATED.exchange, STUDENT_CREATED.exchange_type)
+    await channel.declare_queue(EVENTS, {"x-max-length": STUDENTS})
+    await channel.bind(EVENTS, exchange=STUDENT_CREATED.exchange, routing_key=STUDENT_CREATED.routing_key)
+    await broker.aclose()
+
+
+async def api_key(places: Services) -> str:
+    """Makes a key that may do all that is measured."""
+    scopes = ("--scope", "students:read", "--scope", "students:write")
+    made = await anyio.run_process(
+        [sys.executable, APP, "keys", "create", "bench", *scopes],
+        env={**os.environ, **places.settings(APP_AUTH__MODE="api_key")},
+        cwd=places.directory,
+        stderr=None,
+    )
+    return made.stdout.decode().strip()
+
+
 async def ceiling(directory: Path, plan: Plan) -> Outcome:
     """What the load generator reaches with a server that does nothing."""
     port = free_port()
     bare = Candidate(name="bare", arguments=["-m", "bench.peers.bare", str(port)])
     async with running(bare, directory) as program:
         await program.answers(f"http://127.0.0.1:{port}/")
-        return await drive(port, [get("/")], status=200, connections=plan.connections, seconds=2)
+        return await drive(port, repeat(get("/")), status=200, connections=plan.connections, seconds=2)
 
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -138,24 +192,28 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 async def bench(plan: Plan) -> None:
     use_other_cores()
     results: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
-    async with services(broker=False) as places:
+    async with services(broker=True) as places:
         async with await psycopg.AsyncConnection.connect(places.database_url) as connection:
             await connection.execute(
                 "INSERT INTO student (name) SELECT 'Student ' || n FROM generate_series(1, %s) n", [STUDENTS]
             )
+        await hear_events(places.amqp_url)
         most = await ceiling(places.directory, plan)
         print(f"The load generator reaches {most.rate:,.0f} requests/s with a server that does nothing.", flush=True)
-        everyone = candidates(places.database_url, plan.pool)
+        everyone = contenders(places, plan.pool, await api_key(places))
         for number in range(plan.rounds):
             first = number % len(everyone)
-            for candidate, port in everyone[first:] + everyone[:first]:
-                for work, result in (await measure(candidate, port, places.directory, plan)).items():
-                    results[work][candidate.name].append(result)
-                    print(f"round {number + 1}: {work}: {candidate.name}: {result.rate:,.0f}/s", flush=True)
+            for contender in everyone[first:] + everyone[:first]:
+                name = contender.candidate.name
+                for work, result in (await measure(contender, places.directory, plan)).items():
+                    results[work][name].append(result)
+                    print(f"round {number + 1}: {work}: {name}: {result.rate:,.0f}/s", flush=True)
     for work, found in results.items():
-        best = min(ON_HYPERCORN, key=lambda name: faster(found[OURS], found[name]))
         print(f"\n{comparison(work, 'request', found)}\n")
-        print(verdict(f"{work}, against {best}:", faster(found[OURS], found[best]), WORK[work], " ×"))
+    for work, name, target in TARGETS:
+        found = results[work]
+        best = min(ON_HYPERCORN, key=lambda theirs: faster(found[name], found[theirs]))
+        print(verdict(f"{work}: {name}, against {best}:", faster(found[name], found[best]), target, " ×"))
     print(f"\n{RATIOS}\n{circumstances('bench.http', VERSIONS)}\n{plan}")
 
 

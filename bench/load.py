@@ -7,16 +7,17 @@ advance, and of a reply only the status, the length and `connection: close` are 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import cycle
 from time import perf_counter
+from types import MappingProxyType
 from typing import cast
 
 import anyio
 
 _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length:"
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,28 +32,33 @@ class Outcome:
         return self.answered / self.seconds
 
 
-def get(path: str) -> bytes:
+def get(path: str, headers: Mapping[str, str] = _NONE) -> bytes:
     """A GET request."""
-    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n".encode()
+    return _head("GET", path, {"Accept": "application/json", **headers})
 
 
-def post(path: str, body: bytes) -> bytes:
+def post(path: str, body: bytes, headers: Mapping[str, str] = _NONE) -> bytes:
     """A POST request with a JSON body."""
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    return head.encode() + _END_OF_HEAD + body
+    described = {"Content-Type": "application/json", "Content-Length": f"{len(body)}"}
+    return _head("POST", path, {**described, **headers}) + body
 
 
-async def drive(port: int, requests: Sequence[bytes], *, status: int, connections: int, seconds: float) -> Outcome:
+def _head(method: str, path: str, headers: Mapping[str, str]) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join(lines).encode() + _END_OF_HEAD
+
+
+async def drive(port: int, requests: Iterator[bytes], *, status: int, connections: int, seconds: float) -> Outcome:
     """Keeps `connections` requests in flight for so many seconds, then waits for those that are under way.
 
     Params:
-        requests: sent in turn, over and over.
+        requests: sent in turn; there is no end to them.
         status: what each has to be answered with.
 
     Raises:
         RuntimeError: a request was answered otherwise.
     """
-    load = _Load(cycle(requests), status)
+    load = _Load(requests, status)
     began = perf_counter()
     async with anyio.create_task_group() as group:
         for _ in range(connections):

@@ -99,8 +99,8 @@ async def measure(
     return Result(count / seconds, spent / (until - seen) * 1e6)
 
 
-async def publish(channel: aiormq.abc.AbstractChannel, count: int) -> None:
-    """Puts messages into the queue, persistent and confirmed."""
+async def publish(channel: aiormq.abc.AbstractChannel, count: int, *, first: int = 0) -> None:
+    """Puts messages into the queue, persistent and confirmed; they are numbered from `first` on."""
     limit = anyio.CapacityLimiter(IN_FLIGHT)
 
     async def one(number: int) -> None:
@@ -116,7 +116,7 @@ async def publish(channel: aiormq.abc.AbstractChannel, count: int) -> None:
             )
 
     async with anyio.create_task_group() as group:
-        for number in range(count):
+        for number in range(first, first + count):
             group.start_soon(one, number)
 
 

@@ -58,10 +58,12 @@ class Program:
         kibibytes = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
         return {name: kibibytes[name] * 1024 / 1e6 for name in ("Rss", "Pss")}
 
-    async def answers(self, url: str, *, within: float = 30, every: float = 0.02) -> None:
+    async def answers(
+        self, url: str, *, headers: Mapping[str, str] | None = None, within: float = 30, every: float = 0.02
+    ) -> None:
         """Returns when a GET of `url` is answered with 200."""
         try:
-            async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=5, headers=headers) as client:
                 with anyio.fail_after(within):
                     while not await _is_ok(client, url):
                         if self.process.returncode is not None:

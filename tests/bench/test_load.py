@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from itertools import cycle, repeat
 
 import anyio
 import pytest
@@ -42,7 +43,7 @@ async def serving(*pieces: bytes, seen: list[bytes] | None = None, requests: int
 async def test_replies_in_pieces_are_counted_once_they_are_whole() -> None:
     seen: list[bytes] = []
     async with serving(b"HTTP/1.1 200 OK\r\nContent-Le", b"ngth: 4\r\n\r\n{", b'""}', seen=seen) as port:
-        outcome = await drive(port, [get("/a"), get("/b")], status=200, connections=2, seconds=0.1)
+        outcome = await drive(port, cycle([get("/a"), get("/b")]), status=200, connections=2, seconds=0.1)
 
     assert outcome.answered == len(seen) > 0
     assert outcome.rate == outcome.answered / outcome.seconds
@@ -52,9 +53,13 @@ async def test_replies_in_pieces_are_counted_once_they_are_whole() -> None:
 async def test_a_connection_that_the_server_ends_is_replaced() -> None:
     seen: list[bytes] = []
     async with serving(b"HTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\n{}", seen=seen, requests=3) as port:
-        outcome = await drive(port, [post("/", b"{}")], status=201, connections=1, seconds=0.1)
+        outcome = await drive(port, repeat(post("/", b"{}", {"X-Key": "1"})), status=201, connections=1, seconds=0.1)
 
     assert outcome.answered == len(seen) > 3
+    head, _, body = seen[0].partition(b"\r\n\r\n")
+    assert head.split(b"\r\n")[0] == b"POST / HTTP/1.1"
+    assert {b"Content-Length: 2", b"X-Key: 1"} <= {*head.split(b"\r\n")}
+    assert body == b"{}"
 
 
 @pytest.mark.parametrize(
@@ -63,4 +68,4 @@ async def test_a_connection_that_the_server_ends_is_replaced() -> None:
 async def test_another_reply_than_expected_ends_the_measurement(reply: bytes) -> None:
     async with serving(reply) as port:
         with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="expected HTTP/1.1 200")):
-            await drive(port, [get("/")], status=200, connections=1, seconds=5)
+            await drive(port, repeat(get("/")), status=200, connections=1, seconds=5)
