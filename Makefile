@@ -2,6 +2,7 @@
 # make test  the whole test suite, from nothing
 # make check ruff, mypy, import-linter, deptry, and the coverage that `make test` measured
 # make storm messages under deaths of everything, until each is accounted for: SEED=7 MESSAGES=50000
+# make fuzz  the running API asked for everything its document allows, and more: SEED=7 EXAMPLES=500
 # make bench the measurements in bench/, side by side with what people use instead
 
 SHELL := /bin/sh
@@ -17,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Where it is set, every process of the tests would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test storm check format bench setup clean
+.PHONY: run test storm fuzz check format bench setup clean
 
 run: setup
 	@exec env DEBUG=true $(RUN) app.py --roles api,consume,schedule
@@ -27,6 +28,9 @@ test: setup
 
 storm: setup
 	@env SEED="$(or $(SEED),$$(date +%s))" MESSAGES="$(or $(MESSAGES),20000)" $(RUN) -m pytest -n0 -s tests/crash/test_storm.py
+
+fuzz: setup
+	@env SEED="$(or $(SEED),$$(date +%s))" EXAMPLES="$(or $(EXAMPLES),200)" $(RUN) -m pytest -n0 -s tests/contract
 
 check: setup
 	$(RUN) -m ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from schema.pages import PageQuery
 from schema.text import NO_NUL
@@ -33,7 +33,7 @@ class StudentChange(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "Ada King"}]})
 
     name: Name | None = None
-    active: bool | None = Field(None, description="False takes the student out of the list.", examples=[True])
+    active: StrictBool | None = Field(None, description="False takes the student out of the list.", examples=[True])
 
 
 class Student(BaseModel):

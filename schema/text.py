@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import AfterValidator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import AfterValidator, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+
+@dataclass(frozen=True, slots=True)
+class _Documented(AfterValidator):
+    """A check that JSON Schema can express too."""
+
+    pattern: str
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "pattern": self.pattern}
 
 
 def _check(text: str) -> str:
@@ -11,7 +25,7 @@ def _check(text: str) -> str:
     return text
 
 
-NO_NUL = AfterValidator(_check)
+NO_NUL = _Documented(_check, pattern=r"^[^\u0000]*$")
 """PostgreSQL's `text` cannot hold NUL. To be put last: `Annotated[str, Field(max_length=200), NO_NUL]`."""
 
 

@@ -42,6 +42,15 @@ async def test_a_change_touches_what_it_names_and_nothing_else(api: RunningApi) 
     assert (await api.http.get(f"{URL}/{created['id']}")).json() == changed
 
 
+@pytest.mark.parametrize("active", [0, 1, "true", "yes", 1.0, []])
+async def test_only_true_and_false_say_whether_a_student_is_active(active: object, api: RunningApi) -> None:
+    url = f"{URL}/{(await create(api))['id']}"
+    response = await api.http.patch(url, json={"active": active})
+    assert response.status_code == 422
+    assert [error["pointer"] for error in response.json()["errors"]] == ["#/active"]
+    assert (await api.http.get(url)).json()["active"] is True
+
+
 async def test_a_deleted_student_is_not_listed_and_can_be_read_and_brought_back(api: RunningApi) -> None:
     url = f"{URL}/{(await create(api))['id']}"
     for _ in range(2):  # deleting twice is no different from once
