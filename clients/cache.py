@@ -15,13 +15,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import anyio
 import cashews
 import structlog
+from cashews.backends.memory import Memory
 from cashews.exceptions import BackendNotAvailableError, CacheBackendInteractionError
 from cashews.picklers import PicklerType
 from pydantic import BaseModel
@@ -30,6 +31,7 @@ from schema import settings
 from schema.errors import ConfigurationError
 
 Model = TypeVar("Model", bound=BaseModel)
+Store: TypeAlias = cashews.Cache | Memory
 
 PREFIX: Final = "rolecall:"
 """Of every key, for a Redis is often shared with others."""
@@ -44,8 +46,8 @@ class Cache:
     """Text by key, for a time."""
 
     def __init__(self, section: settings.Cache) -> None:
-        self._memory = cashews.Cache("memory")
-        self._memory.setup("mem://", size=section.size, check_interval=SWEEP, pickle_type=PicklerType.NULL)
+        self._memory = Memory(size=section.size, check_interval=SWEEP)
+        """Without cashews' layers for tags, callbacks and switches, which take far longer than what is inside."""
         self._shared: cashews.Cache | None = None
         self._timeout = section.timeout.total_seconds()
         self._rest = section.rest.total_seconds()
@@ -72,7 +74,7 @@ class Cache:
     async def get(self, key: str) -> str | None:
         """What was kept under `key`; None if nothing is, or not any more."""
 
-        async def look(store: cashews.Cache) -> str | None:
+        async def look(store: Store) -> str | None:
             found: str | None = await store.get(PREFIX + key)
             return found
 
@@ -81,7 +83,7 @@ class Cache:
     async def set(self, key: str, value: str, *, lifetime: timedelta) -> None:
         """Keeps `value` under `key` for so long, or until there is no room."""
 
-        async def keep(store: cashews.Cache) -> None:
+        async def keep(store: Store) -> None:
             await store.set(PREFIX + key, value, expire=lifetime.total_seconds())
 
         await self._ask(keep)
@@ -89,7 +91,7 @@ class Cache:
     async def delete(self, key: str) -> None:
         """Forgets what is kept under `key`."""
 
-        async def forget(store: cashews.Cache) -> None:
+        async def forget(store: Store) -> None:
             await store.delete(PREFIX + key)
 
         await self._ask(forget)
@@ -135,8 +137,12 @@ class Cache:
                 await self.set(key, f"{until!r} {loaded.model_dump_json()}", lifetime=lifetime + stale_for)
             return loaded
 
+    async def open(self) -> None:
+        """Begins to look for what has expired."""
+        await self._memory.init()
+
     async def aclose(self) -> None:
-        """Closes the connections."""
+        """Ends that, and closes the connections."""
         await self._memory.close()
         if self._shared is not None:
             with anyio.move_on_after(self._timeout, shield=True):
@@ -154,7 +160,7 @@ class Cache:
             log.warning("cached value is of no use", key=key, error=str(error).partition("\n")[0])
             return 0.0, None
 
-    async def _ask(self, command: Callable[[cashews.Cache], Awaitable[str | None]]) -> str | None:
+    async def _ask(self, command: Callable[[Store], Awaitable[str | None]]) -> str | None:
         if self._shared is not None and time.monotonic() >= self._rests_until:
             try:
                 with anyio.fail_after(self._timeout):
@@ -178,6 +184,7 @@ async def open_cache(section: settings.Cache) -> AsyncIterator[Cache]:
     """
     opened = Cache(section)
     token = _current.set(opened)
+    await opened.open()
     try:
         yield opened
     finally:

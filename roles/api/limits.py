@@ -29,13 +29,20 @@ if TYPE_CHECKING:
 
 
 class CacheStore(RateLimiterStoreABC):
-    """Keeps the limiter's times in the cache of the process."""
+    """Keeps the limiter's times in the cache of the process, and asks it once a request.
+
+    The limiter asks thrice: before it lets the request in, to count it, and for the headers of the reply.
+    """
 
     async def get(self, key: str, default: datetime) -> datetime:
-        found = await cache().get(f"limit:{key}")
-        return default if found is None else datetime.fromtimestamp(float(found), UTC)
+        known = cast("Request", request).next_in_time
+        if key not in known:
+            found = await cache().get(f"limit:{key}")
+            known[key] = default if found is None else datetime.fromtimestamp(float(found), UTC)
+        return known[key]
 
     async def set(self, key: str, tat: datetime) -> None:
+        cast("Request", request).next_in_time[key] = tat
         left = tat - datetime.now(UTC)
         await cache().set(f"limit:{key}", f"{tat.timestamp():.6f}", lifetime=max(left, timedelta(milliseconds=1)))
 

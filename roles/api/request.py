@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cached_property
 from typing import Any, cast
 
@@ -24,6 +25,11 @@ class Request(quart.Request):
 
     counted_as: str | None = None
     """Whose request it is for `roles.api.limits`, from its beginning to its end; None until that was asked."""
+
+    @cached_property
+    def next_in_time(self) -> dict[str, datetime]:
+        """When the next request would be in time, by the limiter's keys, as far as it was asked for."""
+        return {}
 
     @cached_property
     def sent(self) -> Mapping[bytes, bytes]:
