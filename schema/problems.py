@@ -122,7 +122,7 @@ SLOW_REQUEST = ProblemType(
     name="slow-request",
     status=408,
     title="Slow request",
-    meaning="The body of the request did not arrive in time.",
+    meaning="The headers or the body of the request did not arrive in time.",
     remedy="Send it again, faster.",
 )
 CONFLICT = ProblemType(
@@ -153,6 +153,13 @@ CONTENT_TOO_LARGE = ProblemType(
     meaning="The body of the request is larger than this API takes (`api.max_content_length`).",
     remedy="Send less at a time.",
 )
+TARGET_TOO_LONG = ProblemType(
+    name="target-too-long",
+    status=414,
+    title="Target too long",
+    meaning="The path and the query of the request are longer than this API takes (`api.max_target_length`).",
+    remedy="Ask for less at a time.",
+)
 UNSUPPORTED_MEDIA_TYPE = ProblemType(
     name="unsupported-media-type",
     status=415,
@@ -180,6 +187,13 @@ TOO_MANY_REQUESTS = ProblemType(
     title="Too many requests",
     meaning="The caller has asked for this more often than the API allows (`api.rate_limit`, or the route's own).",
     remedy="Wait for the seconds in the `Retry-After` header. `RateLimit-Remaining` says how many are left.",
+)
+HEADERS_TOO_LARGE = ProblemType(
+    name="headers-too-large",
+    status=431,
+    title="Headers too large",
+    meaning="The headers of the request are larger than this API takes (`api.max_headers_length`).",
+    remedy="Send fewer headers, or shorter ones.",
 )
 INTERNAL = ProblemType(
     name="internal-error",
@@ -229,10 +243,12 @@ PROBLEM_TYPES = (
     IN_PROGRESS,
     PRECONDITION_FAILED,
     CONTENT_TOO_LARGE,
+    TARGET_TOO_LONG,
     UNSUPPORTED_MEDIA_TYPE,
     INVALID,
     KEY_REUSED,
     TOO_MANY_REQUESTS,
+    HEADERS_TOO_LARGE,
     INTERNAL,
     UPSTREAM_FAILED,
     UNAVAILABLE,

@@ -221,12 +221,17 @@ class Amqp(Section):
 class Api(Section):
     bind: Bind = Address("127.0.0.1:8090")
     max_content_length: int = Field(1024 * 1024, ge=1)
+    max_bodies_length: int = Field(64 * 1024 * 1024, ge=1)
+    max_target_length: int = Field(8192, ge=1)
+    max_headers_length: int = Field(16384, ge=1)
+    headers_timeout: PositiveDuration = timedelta(seconds=10)
     request_timeout: PositiveDuration = timedelta(seconds=30)
     keep_alive_timeout: PositiveDuration = timedelta(seconds=75)
     idempotency_retention: PositiveDuration = timedelta(days=1)
     cursor_key: SecretStr = SecretStr("")
     docs: bool = False
     max_in_flight: int = Field(1000, ge=1)
+    max_connections: int = Field(4000, ge=1)
     rate_limit: Annotated[RateSetting | None, BeforeValidator(_no_rate), PlainSerializer(_written)] = Rate(
         6000, timedelta(minutes=1)
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import quart
 from quart import Quart, Response
@@ -106,7 +107,10 @@ class Api(Quart):
         self.max_in_flight = settings.api.max_in_flight
         self.in_flight = 0
         """Requests that are being handled: their bodies are here, and their replies are not ready yet."""
-        self.max_content_length = settings.api.max_content_length
+        self.bodies_length = 0
+        """Bytes that the bodies of all requests take, beyond a little of each."""
+        self.share: Callable[[Response], Awaitable[Response]] | None = None
+        """Adds to a reply which pages may read it (CORS), if there are any."""
         self.url_map.converters["int"] = Id
         self.url_map.merge_slashes = False  # `//` is a path that does not exist, not one to be redirected from
         self.register_error_handler(Exception, self.answer)
@@ -162,6 +166,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> Api:
             expose_headers=CORS_EXPOSED,
             max_age=CORS_LIFETIME,
         )
+        app.share = cast("Callable[[Response], Awaitable[Response]]", app.after_request_funcs[None][-1])
     app.make_response = _unless_made(app.make_response)  # type: ignore[method-assign]
     for blueprint in ROUTES:
         app.register_blueprint(blueprint, url_prefix=f"{PREFIX}{blueprint.url_prefix}")

@@ -7,9 +7,12 @@ deadline that Quart has not included. It promises:
 
 - a request over `api.request_timeout` is cancelled and answered with 503;
 - a client that goes away cancels its request;
+- a target over `api.max_target_length` is answered with 414, headers over `api.max_headers_length` with 431;
 - a body over `api.max_content_length` is answered with 413, whether its length was announced or not;
+- all bodies together take no more than `api.max_bodies_length`: one that would is answered with 503;
 - a request beyond `api.max_in_flight` others is answered with 503; who sends or reads slowly does not count;
-- whatever a handler raises is answered, a cancellation of its own making (`roles.cancellation`) included.
+- whatever a handler raises is answered, a cancellation of its own making (`roles.cancellation`) included;
+- what is answered here can be read by the pages that may read the replies of routes (CORS).
 """
 
 from __future__ import annotations
@@ -22,7 +25,14 @@ import anyio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
 from quart import Response
 from werkzeug.datastructures import Headers
-from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
+from werkzeug.exceptions import (
+    BadRequest,
+    HTTPException,
+    RequestEntityTooLarge,
+    RequestHeaderFieldsTooLarge,
+    RequestTimeout,
+    RequestURITooLarge,
+)
 
 from roles.api.client_watch import ClientWatch
 from roles.api.compression import compress, is_worth_compressing
@@ -40,6 +50,12 @@ SEND_TIMEOUT = 5.0
 DISCARD_TIMEOUT = 2.0
 """Seconds for which the rest of a body is read that nobody wants: a client reads the answer when it has sent all."""
 
+SMALL_BODY = 16 * 1024
+"""Bytes of each body that are not counted: those who send a little are not made to wait by those who send a lot."""
+
+SLICE = 64 * 1024
+"""Bytes of a reply that are sent at a time: a slow reader has so many of them in our memory, and not all."""
+
 
 class ClientGone(Exception):
     """The client closed its connection before its request had arrived."""
@@ -51,6 +67,8 @@ class Connection:
     def __init__(self, app: Api, scope: HTTPScope) -> None:
         self._app, self._scope = app, scope
         self._unread = False
+        self._held = 0
+        """What the body takes of `api.max_bodies_length`."""
         self._answered = False
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -59,11 +77,13 @@ class Connection:
         try:
             with anyio.move_on_after(self._app.request_timeout) as deadline:
                 try:
+                    self._measure()
                     body = await self._read(receive)
                 except ClientGone:
                     return
-                except RequestEntityTooLarge as error:
-                    response = self._answer(error)
+                except (HTTPException, TooBusy) as error:
+                    self._unread = True
+                    response = await self._answer(error)
                 else:
                     with ClientWatch(receive, deadline) as client:
                         response = await self._handle(body)
@@ -72,50 +92,82 @@ class Connection:
             # Libraries replace the error that anyio cancels with by one that it does not know, and lets through.
             if not deadline.cancel_called:
                 raise
+        finally:
+            self._app.bodies_length -= self._held
         if deadline.cancel_called and not self._answered and not (client and client.gone):
             late = RequestTimeout() if client is None else RequestTimedOut(f"over {self._app.request_timeout:g} s")
             with anyio.move_on_after(SEND_TIMEOUT):
-                await self._send(self._answer(late), receive, send)
+                await self._send(await self._answer(late), receive, send)
+
+    def _measure(self) -> None:
+        """Refuses what is too long to be looked at.
+
+        Raises:
+            HTTPException: the target is, or the headers are, or the length that they announce.
+        """
+        scope, limits = self._scope, self._app.settings.api
+        path, query = scope["raw_path"], scope["query_string"]
+        if len(path) + len(query) + bool(query) > limits.max_target_length:
+            raise RequestURITooLarge(f"The path and the query are longer than {limits.max_target_length} bytes.")
+        if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > limits.max_headers_length:
+            raise RequestHeaderFieldsTooLarge(f"The headers are larger than {limits.max_headers_length} bytes.")
+        if _announced_length(scope) > limits.max_content_length:
+            raise self._too_large()
 
     async def _read(self, receive: ASGIReceiveCallable) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
-        limit = self._app.max_content_length
-        if _announced_length(self._scope) > limit:
-            self._unread = True
-            raise RequestEntityTooLarge(f"The body is longer than {limit} bytes.")
+        body: bytes | bytearray = b""
         while True:
             event = await receive()
             if event["type"] != "http.request":
                 raise ClientGone
-            size += len(event["body"])
-            self._unread = event["more_body"]
-            if size > limit:
-                raise RequestEntityTooLarge(f"The body is longer than {limit} bytes.")
-            chunks.append(event["body"])
-            if not self._unread:
-                return b"".join(chunks)
+            chunk = event["body"]
+            self._hold(len(body) + len(chunk))
+            if not body:
+                body = chunk
+            elif chunk:  # not a list of chunks: one can be a single byte, and takes fifty in a list
+                body = body if isinstance(body, bytearray) else bytearray(body)
+                body += chunk
+            if not event["more_body"]:
+                return bytes(body)
+
+    def _hold(self, length: int) -> None:
+        """Sees to it that there may be a body of this length."""
+        if length > self._app.settings.api.max_content_length:
+            raise self._too_large()
+        more = length - SMALL_BODY - self._held
+        if more > 0:
+            if self._app.bodies_length + more > self._app.settings.api.max_bodies_length:
+                raise TooBusy(f"{self._app.bodies_length} bytes of bodies")
+            self._app.bodies_length += more
+            self._held += more
+
+    def _too_large(self) -> RequestEntityTooLarge:
+        return RequestEntityTooLarge(f"The body is longer than {self._app.settings.api.max_content_length} bytes.")
 
     async def _handle(self, body: bytes) -> Response:
-        if self._app.in_flight >= self._app.max_in_flight:
-            return self._answer(TooBusy(f"{self._app.in_flight} requests in flight"))
+        # A browser that may not ask whether it may call cannot be told that it is to call later.
+        if self._app.in_flight >= self._app.max_in_flight and self._scope["method"] != "OPTIONS":
+            return await self._answer(TooBusy(f"{self._app.in_flight} requests in flight"))
         self._app.in_flight += 1
         try:
             with stray_cancellation_as(StrayCancellation, "a request ended in a cancellation that nobody asked for"):
-                return cast("Response", await self._app.handle_request(self._request(body)))
+                return cast("Response", await self._app.handle_request(self._request(body, self._path())))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
-            return self._answer(error)
+            return await self._answer(error)
         finally:
             self._app.in_flight -= 1
 
-    def _request(self, body: bytes) -> Any:
+    def _path(self) -> str:
+        path = self._scope["path"]
+        if path.startswith("/"):
+            return path
+        try:  # the absolute form, which clients send to proxies
+            return urlsplit(path).path or "/"
+        except ValueError:
+            raise BadRequest("The request's target is no URL.") from None
+
+    def _request(self, body: bytes, path: str) -> Any:
         scope = self._scope
-        path = scope["path"]
-        if not path.startswith("/"):  # the absolute form, which clients send to proxies
-            try:
-                path = urlsplit(path).path or "/"
-            except ValueError:
-                raise BadRequest("The request's target is no URL.") from None
         headers = Headers([("Remote-Addr", (scope["client"] or ["<local>"])[0])])
         headers.extend((name.decode("latin1"), value.decode("latin1")) for name, value in scope["headers"])
         request = self._app.request_class(
@@ -132,9 +184,13 @@ class Connection:
         request.body.set_result(body)
         return request
 
-    def _answer(self, error: Exception) -> Response:
+    async def _answer(self, error: Exception) -> Response:
         problem, headers = problem_for(error, debug=self._app.settings.debug)
-        return problem_reply(problem, self._scope["path"], self._scope["state"].get(STATE_KEY), headers)
+        response = problem_reply(problem, self._scope["path"], self._scope["state"].get(STATE_KEY), headers)
+        if self._app.share is not None and _header(self._scope, b"origin"):
+            async with self._app.request_context(self._request(b"", "/")):  # its own path may be none
+                return await self._app.share(response)
+        return response
 
     async def _send(self, response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if is_worth_compressing(response):
@@ -146,7 +202,9 @@ class Connection:
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         async with response.response as chunks:
             async for chunk in chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                for begin in range(0, len(chunk), SLICE):
+                    part = chunk[begin : begin + SLICE]
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
         if self._unread:
             await _discard(receive)
         await send({"type": "http.response.body", "body": b"", "more_body": False})

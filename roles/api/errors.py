@@ -56,8 +56,10 @@ _BY_STATUS = {
         problems.CONFLICT,
         problems.PRECONDITION_FAILED,
         problems.CONTENT_TOO_LARGE,
+        problems.TARGET_TOO_LONG,
         problems.UNSUPPORTED_MEDIA_TYPE,
         problems.TOO_MANY_REQUESTS,
+        problems.HEADERS_TOO_LARGE,
     )
 }
 
@@ -65,7 +67,7 @@ log = structlog.get_logger(__name__)
 
 
 class TooBusy(Exception):
-    """As many requests are being handled as may be at a time (`api.max_in_flight`)."""
+    """As many requests are being handled, or as much of bodies is here, as may be at a time."""
 
 
 class RequestTimedOut(Exception):

@@ -23,7 +23,7 @@ from schema.version import version_field
 
 Json = dict[str, Any]
 
-ALWAYS = (406, 429, 500, 503)
+ALWAYS = (406, 414, 429, 431, 500, 503)
 WITH_QUERY = (422,)
 WITH_CALLER = (401, 403)
 WITH_BODY = (400, 408, 413, 415, 422)

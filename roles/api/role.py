@@ -10,11 +10,16 @@ from hypercorn.middleware import ProxyFixMiddleware
 from roles.api.app import create_app
 from roles.api.guard import ensure_guarded
 from roles.resources import Resources
+from roles.web.connections import Patience
+from roles.web.descriptors import make_room
 from roles.web.listener import address_of, listen
 from roles.web.server import serve, tls_context
 
 SHUTDOWN_TIMEOUT = 2.0
 """Seconds that what routes have registered with `after_app_serving` has to end in."""
+
+REQUEST_LINE = 128
+"""Bytes of a request's first line beside the target, and to spare."""
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +54,14 @@ class ApiRole:
                     stop=stop,
                     tally=self._resources.board.tally("api"),
                     started=task_status.started,
-                    keep_alive_timeout=settings.api.keep_alive_timeout,
+                    patience=Patience(
+                        connections=make_room(settings.api.max_connections),
+                        keep_alive_timeout=settings.api.keep_alive_timeout,
+                        headers_timeout=settings.api.headers_timeout,
+                        headers_length=REQUEST_LINE
+                        + settings.api.max_target_length
+                        + settings.api.max_headers_length,
+                    ),
                     tls=tls,
                 )
             finally:

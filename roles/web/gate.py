@@ -19,26 +19,14 @@ import structlog
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope, Scope
 
 from roles.tally import Tally
-from schema.problems import INTERNAL, MEDIA_TYPE, UNAVAILABLE, Problem
+from roles.web.headers import REQUEST_ID, complete, problem_reply
+from schema.problems import INTERNAL, UNAVAILABLE, Problem
 
-REQUEST_ID = b"x-request-id"
 STATE_KEY = "request_id"
 """Where the application finds the id: `scope["state"]["request_id"]`."""
 
 LAST_WORDS = 1.0
 """Seconds that a client has to take the answer that its request was cut off."""
-
-DEFENSIVE = (
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-)
-"""What every reply says, unless the application has its own (https://owasp.org/www-project-secure-headers)."""
-UNKEPT, ASKED_AGAIN = (b"cache-control", b"no-store"), (b"cache-control", b"private, no-cache")
-"""Nobody keeps a reply; one with an `ETag` is kept by its caller, who asks each time whether it still holds."""
-STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
-"""And over TLS: a browser is not to try it without for a year (RFC 6797)."""
 
 _VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -127,13 +115,7 @@ class Gate:
         self, headers: list[tuple[bytes, bytes]], request_id: str, scope: HTTPScope
     ) -> list[tuple[bytes, bytes]]:
         """The reply's headers with ours."""
-        named = {name for name, _ in headers}
-        headers += [header for header in DEFENSIVE if header[0] not in named]
-        if UNKEPT[0] not in named:
-            headers.append(ASKED_AGAIN if b"etag" in named else UNKEPT)
-        headers.append((REQUEST_ID, request_id.encode()))
-        if scope["scheme"] == "https":
-            headers.append(STRICT_TRANSPORT)
+        complete(headers, request_id, secure=scope["scheme"] == "https")
         if self._draining.is_set() and scope["http_version"] < "2":  # HTTP/2 ends connections in its own way
             headers.append((b"connection", b"close"))
         return headers
@@ -149,6 +131,11 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == REQUEST_ID and _VALID_ID.fullmatch(value):
             return value.decode("ascii")
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """A request id, for a request that came with none."""
     return f"{random.getrandbits(128):032x}"
 
 
@@ -158,12 +145,6 @@ def _printable(scope: HTTPScope) -> str:
 
 
 async def _send_problem(problem: Problem, request_id: str, send: ASGISendCallable) -> None:
-    problem.request_id = request_id
-    body = problem.model_dump_json(exclude_none=True).encode()
-    headers = [
-        (b"content-type", MEDIA_TYPE.encode()),
-        (b"content-length", str(len(body)).encode()),
-        *([(b"retry-after", b"1")] if problem.status == UNAVAILABLE.status else []),
-    ]
+    headers, body = problem_reply(problem, request_id)
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,7 +1,7 @@
 """Hypercorn's HTTP as a part of this process: it owns no signal, binds nothing, and drains when it is asked to.
 
-Hypercorn's `serve()` is made to be a whole process. Here its connections (`hypercorn.asyncio.tcp_server`) run in a
-task group of ours instead, so that the order of the drain is ours, and its end certain.
+Hypercorn's `serve()` is made to be a whole process. Here its protocols run on connections of ours
+(`roles.web.connections`) in a task group of ours, so that the order of the drain is ours, and its end certain.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import timedelta
 from socket import socket
 from ssl import SSLContext, SSLError
 
 import anyio
 import structlog
 from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
 from roles.cancellation import stray_cancellation_as
 from roles.tally import Tally
+from roles.web.connections import PATIENCE, Connections, OpenConnection, Patience
 from roles.web.gate import Gate
 from roles.web.listener import BACKLOG
 from schema.errors import ConfigurationError
@@ -72,7 +71,7 @@ async def serve(
     stop: anyio.Event,
     tally: Tally,
     started: Callable[[], None] = lambda: None,
-    keep_alive_timeout: timedelta = timedelta(seconds=75),
+    patience: Patience = PATIENCE,
     log_requests: bool = True,
     tls: SSLContext | None = None,
 ) -> None:
@@ -84,21 +83,21 @@ async def serve(
     Params:
         app: an ASGI application; its lifespan is its owner's.
         started: called once connections are accepted.
-        keep_alive_timeout: after that long an idle connection is closed.
+        patience: how many connections there may be, and what each of them may take.
         tls: the certificate to serve with (`tls_context`), for HTTP/2 as well; None serves without TLS.
     """
     draining = anyio.Event()
     gate = Gate(app, tally=tally, draining=draining, log_requests=log_requests)
-    config, context = _config(keep_alive_timeout), WorkerContext(None)
+    config, context = _config(patience), WorkerContext(None)
+    open_connections = Connections(ASGIWrapper(gate), config, context, patience)
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if context.terminated.is_set():
-            writer.close()
-        else:
-            connections.start_soon(
-                _converse,
-                _Connection(ASGIWrapper(gate), asyncio.get_running_loop(), config, context, {}, reader, writer),
-            )
+        if (connection := open_connections.admit(reader, writer)) is not None:
+            connections.start_soon(_converse, connection)
+
+    async def terminate() -> None:
+        await context.terminated.set()
+        open_connections.close_idle()
 
     async def drain() -> None:
         try:
@@ -106,12 +105,12 @@ async def serve(
             server.close()
             draining.set()
             await anyio.sleep(LINGER)
-            await context.terminated.set()
+            await terminate()
             await anyio.sleep_forever()
         finally:  # cancelled, because all connections have ended, or because the time for that is over
             server.close()
             draining.set()
-            await context.terminated.set()
+            await terminate()
             gate.cut_off()
             shield.deadline = anyio.current_time() + CUT_OFF_TIMEOUT
 
@@ -129,14 +128,7 @@ async def serve(
         tasks.cancel_scope.cancel()
 
 
-class _Connection(TCPServer):
-    async def _read_data(self) -> None:
-        await super()._read_data()
-        # Hypercorn would hold a connection that the client has closed until its keep-alive time is over.
-        await self.idle_task.stop()
-
-
-async def _converse(connection: _Connection) -> None:
+async def _converse(connection: OpenConnection) -> None:
     try:
         with stray_cancellation_as(message="Hypercorn ended a connection with a cancellation of its own"):
             await connection.run()
@@ -144,10 +136,10 @@ async def _converse(connection: _Connection) -> None:
         log.exception("connection failed")
 
 
-def _config(keep_alive_timeout: timedelta) -> Config:
+def _config(patience: Patience) -> Config:
     config = Config()
     config.include_server_header = False
     config.accesslog = None  # the gate's
     config.errorlog = logging.getLogger("hypercorn.error")
-    config.keep_alive_timeout = keep_alive_timeout.total_seconds()
+    config.h11_max_incomplete_size = patience.headers_length
     return config

@@ -67,6 +67,48 @@ async def test_pages_of_listed_origins_may_call(start_api: StartApi) -> None:
     assert missing.headers["Access-Control-Allow-Origin"] == PAGE, "its page may read the problem"
 
 
+@pytest.mark.usefixtures("faults")
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /?%s HTTP/1.1" % (b"a" * 8192), 414),
+        (b"GET / HTTP/1.1\r\nX-Large: %s" % (b"a" * 16384), 431),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1001", 413),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1", 408),
+        (b"GET /api/v1/faults/slow HTTP/1.1", 503),
+        (b"GET http://[ HTTP/1.1", 400),
+    ],
+)
+async def test_pages_may_read_why_a_request_did_not_even_come_to_a_route(
+    sent: bytes, status: int, start_api: StartApi
+) -> None:
+    limits = {"cors_origins": [PAGE], "request_timeout": "300ms", "max_content_length": 1000}
+    async with start_api(api=limits) as api:
+        rest = b"\r\nHost: x\r\nConnection: close\r\nOrigin: %s\r\nX-Request-Id: abc\r\n\r\n"
+        reply = await api.raw(sent + rest % PAGE.encode())
+        stranger = await api.raw(sent + rest % b"https://evil.example")
+    assert reply.status == stranger.status == status
+    assert reply.problem()["request_id"] == reply.headers["x-request-id"] == "abc"
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    assert reply.headers["access-control-allow-origin"] == PAGE
+    assert "X-Request-Id" in reply.headers["access-control-expose-headers"]
+    assert "access-control-allow-origin" not in stranger.headers
+
+
+async def test_pages_may_read_that_there_are_too_many_requests(faults: Faults, start_api: StartApi) -> None:
+    preflight = {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
+    async with start_api(api={"cors_origins": [PAGE], "max_in_flight": 1}) as api, await api.connect() as stream:
+        await stream.send(b"GET /api/v1/faults/slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        await faults.entered.wait()
+        asked = await api.http.options(STUDENTS, headers=preflight)
+        refused = await api.http.post(STUDENTS, json={"name": "Ada"}, headers={"Origin": PAGE})
+    assert asked.status_code == 200
+    assert asked.headers["Access-Control-Allow-Origin"] == PAGE
+    assert refused.status_code == 503
+    assert refused.headers["Access-Control-Allow-Origin"] == PAGE
+    assert "Retry-After" in refused.headers["Access-Control-Expose-Headers"]
+
+
 async def test_without_a_setting_no_page_may(api: RunningApi) -> None:
     reply = await api.http.get(STUDENTS, headers={"Origin": PAGE})
     assert "Access-Control-Allow-Origin" not in reply.headers

@@ -186,6 +186,42 @@ async def test_a_client_that_closes_its_half_of_the_connection_is_taken_to_be_go
         assert faults.cancelled.is_set()
 
 
+async def test_targets_and_headers_have_a_length_each(start_api: StartApi) -> None:
+    async with start_api(api={"max_target_length": 100, "max_headers_length": 200}) as api:
+        path = "/api/v1/students?name="
+        longest = await api.http.get(path + "a" * (100 - len(path)))
+        over = await api.http.get(path + "a" * (101 - len(path)))
+        large = await api.http.get("/api/v1/students", headers={"X-Large": "a" * 200})
+        many = await api.http.get("/api/v1/students", headers={f"X-{n}": "a" for n in range(30)})
+        assert longest.status_code == 200
+        assert (over.status_code, over.json()["type"]) == (414, "/problems/target-too-long")
+        assert (large.status_code, large.json()["type"]) == (431, "/problems/headers-too-large")
+        assert many.status_code == 431
+        assert (await api.http.get("/api/v1/students")).status_code == 200
+
+
+@pytest.mark.usefixtures("faults")
+async def test_bodies_that_are_large_together_are_refused_and_small_ones_are_not(start_api: StartApi) -> None:
+    large = 16 * 1024 + 6000
+    async with start_api(api={"max_bodies_length": 10_000}) as api:
+
+        async def echo(size: int) -> int:
+            return (await api.http.post("/api/v1/faults/echo", content=b"a" * size)).status_code
+
+        async with await api.connect() as slow:
+            await slow.send(ECHO + b"Content-Length: %d\r\n\r\n" % large + b"a" * (large - 1))
+            await eventually(lambda: api.tally.in_flight)
+            while await echo(large) != 503:  # noqa: ASYNC110 - until all of the other one is there
+                await anyio.sleep(0.01)
+            reply = await api.http.post("/api/v1/faults/echo", content=b"a" * large)
+            assert reply.json()["type"] == "/problems/unavailable"
+            assert reply.headers["Retry-After"] == "1"
+            assert await echo(16 * 1024) == 200
+            await slow.send(b"a")
+            assert RawReply.parse(await read_all(slow)).status == 200
+        assert await echo(large) == 200
+
+
 async def test_requests_on_one_connection_are_answered_in_turn(api: RunningApi) -> None:
     one = b"GET /api/v1/students HTTP/1.1\r\nHost: x\r\n\r\n"
     last = b"GET /nope HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 import anyio
 from anyio.abc import SocketStream, TaskStatus
 
 from roles.tally import Tally
+from roles.web.connections import PATIENCE, Patience
 from roles.web.listener import address_of, listen
 from roles.web.server import serve
 from schema.settings import Address
@@ -25,7 +25,10 @@ async def eventually(condition: Callable[[], object], *, within: float = 60) -> 
 
 
 class Application:
-    """Answers by path: `/` at once, `/slow` when `release` is set, `/bug` never, `/half` by half."""
+    """Answers by path: `/` at once, `/slow` when `release` is set, `/bug` never, `/half` by half.
+
+    `/endless` sends until it gives up after 0.3 s.
+    """
 
     def __init__(self) -> None:
         self.release = anyio.Event()
@@ -48,6 +51,12 @@ class Application:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
             await send({"type": "http.response.body", "body": b"half", "more_body": True})
             raise RuntimeError("a bug of the application")
+        if scope["path"] == "/endless":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            with anyio.move_on_after(0.3):
+                while True:
+                    await send({"type": "http.response.body", "body": bytes(2**16), "more_body": True})
+            return
         headers = [(b"content-length", b"2"), (b"content-type", b"text/plain")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"OK", "more_body": False})
@@ -107,7 +116,7 @@ class Server:
 
 
 @asynccontextmanager
-async def running_server(*, keep_alive_timeout: float = 75.0, log_requests: bool = True) -> AsyncIterator[Server]:
+async def running_server(*, patience: Patience = PATIENCE, log_requests: bool = True) -> AsyncIterator[Server]:
     listener = listen(Address("127.0.0.1:0"), setting="api.bind")
     app, stop, stopped, tally = Application(), anyio.Event(), anyio.Event(), Tally()
     scope = anyio.CancelScope()
@@ -121,7 +130,7 @@ async def running_server(*, keep_alive_timeout: float = 75.0, log_requests: bool
                 stop=stop,
                 tally=tally,
                 started=task_status.started,
-                keep_alive_timeout=timedelta(seconds=keep_alive_timeout),
+                patience=patience,
                 log_requests=log_requests,
             )
         stopped.set()

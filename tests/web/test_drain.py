@@ -13,7 +13,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from roles.tally import Tally
-from roles.web.server import _Connection, _converse
+from roles.web.connections import OpenConnection
+from roles.web.server import _converse
 from tests.web.support import Client, Server, eventually, running_server
 
 pytestmark = pytest.mark.anyio
@@ -152,7 +153,7 @@ async def test_a_connection_that_fails_takes_no_other_along() -> None:
             raise RuntimeError("a bug of Hypercorn")
 
     with capture_logs() as logs:
-        await _converse(cast("_Connection", Broken()))
+        await _converse(cast("OpenConnection", Broken()))
     assert [entry["event"] for entry in logs] == ["connection failed"]
 
 

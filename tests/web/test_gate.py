@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import anyio
 import pytest
 from structlog.testing import capture_logs
 
 from roles.tally import Tally
+from roles.web.connections import Patience
 from tests.web.support import eventually, running_server
 
 pytestmark = pytest.mark.anyio
@@ -102,7 +104,11 @@ async def test_websockets_are_refused() -> None:
 
 
 async def test_an_idle_connection_is_closed_after_a_while() -> None:
-    async with running_server(keep_alive_timeout=0.2) as server, server.client() as silent, server.client() as client:
+    async with (
+        running_server(patience=Patience(keep_alive_timeout=timedelta(seconds=0.2))) as server,
+        server.client() as silent,
+        server.client() as client,
+    ):
         await client.get()
         began = anyio.current_time()
         assert await client.closed()
