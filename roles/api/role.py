@@ -10,9 +10,9 @@ from hypercorn.middleware import ProxyFixMiddleware
 from roles.api.app import create_app
 from roles.api.guard import ensure_guarded
 from roles.resources import Resources
-from roles.web.connections import Patience
 from roles.web.descriptors import make_room
 from roles.web.listener import address_of, listen
+from roles.web.open_connections import Patience
 from roles.web.server import serve, tls_context
 
 SHUTDOWN_TIMEOUT = 2.0

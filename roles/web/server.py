@@ -1,7 +1,7 @@
 """Hypercorn's HTTP as a part of this process: it owns no signal, binds nothing, and drains when it is asked to.
 
 Hypercorn's `serve()` is made to be a whole process. Here its protocols run on connections of ours
-(`roles.web.connections`) in a task group of ours, so that the order of the drain is ours, and its end certain.
+(`roles.web.open_connections`) in a task group of ours, so that the order of the drain is ours, and its end certain.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from hypercorn.typing import ASGIFramework
 
 from roles.cancellation import stray_cancellation_as
 from roles.tally import Tally
-from roles.web.connections import PATIENCE, Connections, OpenConnection, Patience
 from roles.web.gate import Gate
 from roles.web.listener import BACKLOG
+from roles.web.open_connections import PATIENCE, Connections, OpenConnection, Patience
 from schema.errors import ConfigurationError
 
 LINGER = 0.1

@@ -11,8 +11,8 @@ import anyio
 from anyio.abc import SocketStream, TaskStatus
 
 from roles.tally import Tally
-from roles.web.connections import PATIENCE, Patience
 from roles.web.listener import address_of, listen
+from roles.web.open_connections import PATIENCE, Patience
 from roles.web.server import serve
 from schema.settings import Address
 

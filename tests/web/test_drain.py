@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from roles.tally import Tally
-from roles.web.connections import OpenConnection
+from roles.web.open_connections import OpenConnection
 from roles.web.server import _converse
 from tests.web.support import Client, Server, eventually, running_server
 

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from roles.tally import Tally
-from roles.web.connections import Patience
+from roles.web.open_connections import Patience
 from tests.web.support import eventually, running_server
 
 pytestmark = pytest.mark.anyio

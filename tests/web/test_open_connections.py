@@ -13,8 +13,8 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from roles.web.connections import Patience
 from roles.web.descriptors import RESERVED, make_room
+from roles.web.open_connections import Patience
 from tests.web.support import Client, Server, eventually, running_server
 
 pytestmark = pytest.mark.anyio
@@ -107,7 +107,7 @@ async def test_a_refusal_is_read_by_a_client_that_has_not_stopped_sending(server
 
 
 async def test_a_client_that_does_not_read_does_not_keep_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roles.web.connections.CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr("roles.web.open_connections.CLOSE_TIMEOUT", 0.1)
 
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
