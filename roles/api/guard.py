@@ -126,6 +126,7 @@ def _credentials(authorization: bytes | None) -> bytes:
     if not authorization:
         raise Unauthenticated
     scheme, _, credentials = authorization.partition(b" ")
+    credentials = credentials.lstrip(b" ")  # there may be more than one space (RFC 9110 §11.4)
     if scheme.lower() != b"bearer":
         raise Unauthenticated("The credentials are no bearer token: send `Authorization: Bearer …`.")
     if len(credentials) > LONGEST:

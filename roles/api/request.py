@@ -62,7 +62,7 @@ class Request(quart.Request):
         """
         if not (force or self.is_json):
             raise UnsupportedMediaType(f"The body is {self.mimetype or 'of no declared type'}, not application/json.")
-        if self.headers.get("Content-Encoding", "identity") != "identity":
+        if self.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise UnsupportedMediaType("The body is compressed, and this API takes it as it is.")
         try:
             return from_json(await self.body, allow_inf_nan=False)

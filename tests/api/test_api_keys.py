@@ -135,9 +135,10 @@ async def test_other_schemes_are_refused(authorization: str, api: RunningApi) ->
     assert response.status_code == 401
 
 
-async def test_the_scheme_may_be_written_in_any_case(api: RunningApi) -> None:
+@pytest.mark.parametrize("scheme", ["bEARER ", "Bearer   "])
+async def test_the_scheme_may_be_written_in_any_case_and_spaces_follow(scheme: str, api: RunningApi) -> None:
     _, key = await key_for("students:read")
-    assert (await api.http.get(URL, headers={"Authorization": f"bEARER {key}"})).status_code == 200
+    assert (await api.http.get(URL, headers={"Authorization": f"{scheme}{key}"})).status_code == 200
 
 
 async def test_a_key_ends_when_it_expires_to_the_second(api: RunningApi, clock: FakeClock) -> None:

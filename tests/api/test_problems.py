@@ -60,12 +60,19 @@ async def test_a_method_that_does_not_exist_is_answered_with_those_that_do(api: 
         b"{'name': 'Ada'}",
         b'{"name": NaN}',
         b'{"name": "Ada"} trailing',
+        b'{"name": "Ada"}{"name": "Ben"}',
+        b'{"name": "Ada",}',
+        b'{"name": Infinity}',
+        b'{"name": "Ada\x00"}',
+        b'{"name": "\\udc00"}',
         b'{"name": "\\ud800"}',
         b'{"name": "\xff"}',
         b'{"name": ' + b"9" * 10_000 + b"}",
         b"[" * 100_000,
         b'{"a":' * 50_000,
+        b'{"name": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         "\ufeff{}".encode("utf-16"),
+        "\ufeff{}".encode(),
     ],
 )
 async def test_what_is_no_json_is_malformed_and_it_says_where(body: bytes, api: RunningApi) -> None:
@@ -88,8 +95,9 @@ async def test_a_body_that_is_compressed_is_of_an_unsupported_type(api: RunningA
     for encoding in ("gzip", "br", "deflate, gzip"):
         headers = {**JSON, "Content-Encoding": encoding}
         check(await api.http.post(URL, content=b'{"name": "Ada"}', headers=headers), 415, "unsupported-media-type")
-    response = await api.http.post(URL, content=b'{"name": "Ada"}', headers={**JSON, "Content-Encoding": "identity"})
-    assert response.status_code == 201
+    for encoding in ("identity", "Identity"):
+        headers = {**JSON, "Content-Encoding": encoding}
+        assert (await api.http.post(URL, content=b'{"name": "Ada"}', headers=headers)).status_code == 201
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/xml, text/*;q=0.5", "application/json;q=0", "x"])
@@ -112,11 +120,24 @@ async def test_a_client_that_takes_json_may_say_so_in_many_ways(accept: str, api
 
 
 @pytest.mark.parametrize(
-    "kind", ["application/json; charset=utf-8", "Application/JSON", "application/merge-patch+json"]
+    "kind",
+    [
+        "application/json; charset=utf-8",
+        "application/json; charset=utf-16",  # JSON is UTF-8 whatever is said of it (RFC 8259 §8.1, §11)
+        "Application/JSON",
+        "application/merge-patch+json",
+    ],
 )
 async def test_json_may_be_said_in_more_than_one_way(kind: str, api: RunningApi) -> None:
-    response = await api.http.post(URL, content=b'{"name": "Ada"}', headers={"Content-Type": kind})
-    assert response.status_code == 201
+    response = await api.http.post(URL, content='{"name": "Zoë"}'.encode(), headers={"Content-Type": kind})
+    assert (response.status_code, response.json()["name"]) == (201, "Zoë")
+
+
+async def test_of_two_members_with_one_name_the_last_counts(api: RunningApi) -> None:
+    response = await api.http.post(URL, content=b'{"name": "Ada", "name": "Ben"}', headers=JSON)
+    assert (response.status_code, response.json()["name"]) == (201, "Ben")
+    response = await api.http.post(URL, content=b'{"name": "Ada", "name": 1}', headers=JSON)
+    check(response, 422, "invalid-request")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +169,27 @@ async def test_each_value_that_is_not_acceptable_is_named(
     problem = check(response, 422, "invalid-request")
     assert {error["pointer"]: error["code"] for error in problem["errors"]} == errors
     assert all(error["detail"] for error in problem["errors"])
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (b"1e400", "string_type"),
+        (b"-1e400", "string_type"),
+        (b"1e-400", "string_type"),
+        (b"9" * 1000, "string_type"),
+        (b"[" * 190 + b"]" * 190, "string_type"),
+        (b"[" + b"0," * 200_000 + b"0]", "string_type"),
+        (b'{"\\u0000": 1}', "string_type"),
+        (b'"' + "é\U0001f600".encode() * 101 + b'"', "string_too_long"),
+    ],
+    ids=["huge", "huge below zero", "tiny", "many digits", "deep", "wide", "NUL in a name", "long"],
+)
+async def test_odd_values_are_values_and_named_like_others(value: bytes, code: str, api: RunningApi) -> None:
+    response = await api.http.post(URL, content=b'{"name": ' + value + b"}", headers=JSON)
+    problem = check(response, 422, "invalid-request")
+    assert [(error["pointer"], error["code"]) for error in problem["errors"]] == [("#/name", code)]
+    assert len(response.content) < 1000
 
 
 @pytest.mark.parametrize(

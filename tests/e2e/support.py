@@ -56,6 +56,10 @@ class App:
         """All of its output, for the message of a failed test."""
         return "\n".join([*(json.dumps(record) for record in self.records[-60:]), self.output[-4000:]])
 
+    def written(self) -> str:
+        """The whole of its output, to be searched for what must not be there."""
+        return json.dumps(self.records) + self.output
+
     async def connect(self) -> None:
         """Finds out where it listens."""
         self.ops.base_url = httpx.URL((await self.logged("ops listening"))["url"])

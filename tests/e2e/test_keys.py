@@ -27,9 +27,15 @@ async def test_a_key_is_made_used_and_revoked_and_nothing_secret_is_logged(
         "APP_OPS__TOKEN": OPS_TOKEN,
         "APP_LOG__LEVEL": "debug",
     }
-    made = json.loads(
-        run(here, "keys", "create", "Ada", "--scope", "students:read", "--json", environ=environ).stdout
-    )
+
+    def make(*options: str) -> dict[str, str]:
+        create = ("keys", "create", "Ada", "--scope", "students:read", "--json")
+        made: dict[str, str] = json.loads(run(here, *create, *options, environ=environ).stdout)
+        return made
+
+    made, old = make(), make("--expires", "1d")
+    with psycopg.connect(services["APP_DATABASE__URL"], autocommit=True) as admin:
+        admin.execute("UPDATE api_key SET expires_at = now() - interval '1 s' WHERE id = %s", (old["id"],))
     wrong = made["key"][:-4] + "AAAA"
     async with running(here, "--roles", "api", environ=environ, wait=False) as app:
         app.ops.headers["Authorization"] = f"Bearer {OPS_TOKEN}"
@@ -42,6 +48,8 @@ async def test_a_key_is_made_used_and_revoked_and_nothing_secret_is_logged(
 
         assert await status(made["key"]) == 200
         assert await status(wrong) == 401
+        assert await status(old["key"]) == 401
+        await app.logged("caller refused", reason="The API key has expired.")
         assert await status(made["key"], f"/api/v1/timezone?area=Europe&city={made['key']}") == 403
         assert (await app.ops.get("/status", headers={"Authorization": f"Bearer {wrong}"})).status_code == 401
         assert (await app.ops.get("/health/ready", headers={"Authorization": ""})).status_code == 200
@@ -58,8 +66,8 @@ async def test_a_key_is_made_used_and_revoked_and_nothing_secret_is_logged(
     about_requests = [record for record in app.records if record["logger"] in ("roles.api.errors", "roles.web.gate")]
     assert {"request", "request failed", "caller refused"} <= {record["event"] for record in about_requests}
     assert all(re.fullmatch("[0-9a-f]{32}", record["request_id"]) for record in about_requests)
-    written = json.dumps(app.records) + app.output
-    for secret in (made["key"].split("_", 2)[2], wrong.split("_", 2)[2], OPS_TOKEN, "Bearer rk_"):
+    written = app.written()
+    for secret in (*(key.split("_", 2)[2] for key in (made["key"], wrong, old["key"])), OPS_TOKEN, "Bearer rk_"):
         assert secret not in written
     shown = run(here, "config", environ=environ).stdout
     assert 'ops.token = "***"' in shown
