@@ -42,6 +42,11 @@ async def leave_a_trace(work: Work) -> None:
     )
 
 
+async def leave_a_trace_slowly(work: Work) -> None:
+    await work.connection.execute("SELECT pg_sleep(0.02)")
+    await leave_a_trace(work)
+
+
 async def leave_a_trace_later(run: Run) -> None:
     async with run.unit_of_work() as work:
         await leave_a_trace(work)
@@ -53,6 +58,9 @@ def jobs() -> tuple[Job, ...]:
             return tuple(
                 every(seconds=1, name=f"job {number}", overlap="queue")(leave_a_trace) for number in range(10)
             )
+        case "rush":
+            jobs = range(1000)
+            return tuple(every(seconds=20, name=f"job {number}")(leave_a_trace_slowly) for number in jobs)
         case "short":
             return (every(seconds=1, name="short", missed="skip", overlap="queue")(leave_a_trace),)
         case _:

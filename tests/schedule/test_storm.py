@@ -145,3 +145,36 @@ async def test_processes_that_are_killed_at_each_step_leave_their_tick_to_the_ne
         assert {at for at, times in done.items() if times > 1} <= set(left_behind)
         assert all(row["attempts"] == row["fence"] + 1 for row in rows if row["status"] == "finished")
         assert any(row["fence"] for row in rows)
+
+
+async def test_a_thousand_jobs_of_the_same_second_leave_the_api_its_connections(
+    database_url: str, witness: Witness, here: Path
+) -> None:
+    settings = environ(database_url, JOBS="rush", APP_LOG__LEVEL="info", APP_API__RATE_LIMIT="")
+    settings |= {"APP_DATABASE__POOL_MAX_SIZE": "13", "APP_DATABASE__POOL_TIMEOUT": "1s"}
+    answered: Counter[tuple[int, bool]] = Counter()
+    """By status, and whether the rush was on."""
+    done = 0
+
+    async def all_done() -> bool:
+        nonlocal done
+        done = max(Counter(at for _, at in await ticks(witness)).values(), default=0)
+        return done == 1000
+
+    async def ask(app: App) -> None:
+        while True:
+            before = done
+            reply = await app.api.get("/api/v1/students")
+            answered[reply.status_code, 0 < before <= done < 1000] += 1
+
+    async with running(here, "--roles", "api,schedule", environ=settings, script=STORM_APP) as app:
+        async with anyio.create_task_group() as clients:
+            for _ in range(3):
+                clients.start_soon(ask, app)
+            await until(all_done, within=150)
+            clients.cancel_scope.cancel()
+        assert await app.stop() == 0
+    assert answered.keys() <= {(200, True), (200, False)}
+    assert answered[200, True] > 50, "the API was hardly asked"
+    assert await witness.effects() == await ticks(witness)
+    assert set(Counter(await witness.effects()).values()) == {1}
