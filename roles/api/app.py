@@ -11,7 +11,7 @@ import quart
 from quart import Quart, Response
 from quart.sessions import NullSession, SessionInterface
 from quart_cors import cors
-from quart_schema import Info, QuartSchema
+from quart_schema import Info, QuartSchema, Server
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import IntegerConverter, Map, ValidationError
 
@@ -152,6 +152,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> Api:
         scalar_ui_path=None,
         swagger_ui_path=None,
         info=INFO,
+        servers=[Server(url="/")],  # where the document is, whatever the host is called
         conversion_preference="pydantic",
         openapi_provider_class=OpenAPI,
     )

@@ -107,5 +107,5 @@ def _html(title: str, body: str) -> bytes:
     style = "body{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:3rem auto;padding:0 1rem}"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{style}</style></head><body>{body}</body></html>"
+        f'<link rel="icon" href="data:,"><style>{style}</style></head><body>{body}</body></html>'
     ).encode()

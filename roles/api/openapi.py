@@ -18,7 +18,7 @@ from werkzeug.routing.rules import Rule
 from roles.api.access import Access, access_of
 from roles.api.errors import CHALLENGE, RETRY_AFTER
 from roles.api.replies import NoContent
-from schema.problems import MEDIA_TYPE, PROBLEM_TYPES, Problem, untyped
+from schema.problems import IN_PROGRESS, KEY_REUSED, MEDIA_TYPE, PROBLEM_TYPES, Problem, untyped
 from schema.version import version_field
 
 Json = dict[str, Any]
@@ -27,6 +27,8 @@ ALWAYS = (406, 414, 429, 431, 500, 503)
 WITH_QUERY = (422,)
 WITH_CALLER = (401, 403)
 WITH_BODY = (400, 408, 413, 415, 422)
+WITH_KEY = (IN_PROGRESS, KEY_REUSED)
+TO_BE_TRIED_AGAIN = (429, 503)
 
 SCHEMES: Json = {
     "none": {"type": "http", "scheme": "bearer", "description": 'Not needed here: `auth.mode` is "none".'},
@@ -128,7 +130,7 @@ class OpenAPI(OpenAPIProvider):
             own.extend(WITH_CALLER)
         own.extend(self._conditions(operation, method))
         for status in (*own, *ALWAYS):
-            responses[status] = _problem_response(status, path)
+            responses[status] = _problem_response(status, path, method)
         if 201 in responses:  # noqa: PLR2004 - Created
             location = {"description": "The URL of what was created.", "schema": {"type": "string"}, "required": True}
             responses[201].setdefault("headers", {})["Location"] = location
@@ -159,8 +161,8 @@ class OpenAPI(OpenAPIProvider):
             operation["description"] = f"{operation['description']}\n\n{needs}".strip()
 
 
-def _problem_response(status: int, path: str) -> Json:
-    kinds = [kind for kind in PROBLEM_TYPES if kind.status == status]
+def _problem_response(status: int, path: str, method: str) -> Json:
+    kinds = [kind for kind in PROBLEM_TYPES if kind.status == status and (method == "post" or kind not in WITH_KEY)]
     examples = {kind.name: kind(kind.meaning) for kind in kinds} or {"problem": untyped(status, None)}
     response: Json = {
         "description": " Or: ".join(problem.detail or problem.title for problem in examples.values()),
@@ -179,7 +181,7 @@ def _problem_response(status: int, path: str) -> Json:
         response["headers"] = {
             "WWW-Authenticate": {"description": "What is missing.", "schema": scheme, "required": True}
         }
-    if status == 503:  # noqa: PLR2004 - Service Unavailable
+    if status in TO_BE_TRIED_AGAIN:
         seconds = {"type": "integer", "examples": [RETRY_AFTER]}
         response["headers"] = {
             "Retry-After": {"description": "Seconds to wait.", "schema": seconds, "required": True}

@@ -48,6 +48,8 @@ async def test_the_page_loads_its_files_from_here_and_they_are_there(path: str, 
     references = References(page.text).found
     assert references
     for reference in references:
+        if reference == "data:,":  # no icon, so that the browser asks for none
+            continue
         assert "//" not in reference
         file = await api.http.get(urljoin(path, reference))
         assert file.status_code == 200, reference

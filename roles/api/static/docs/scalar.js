@@ -1,5 +1,6 @@
 Scalar.createApiReference("#scalar", {
   url: "openapi.json",
+  authentication: { preferredSecurityScheme: "bearer" },
   // Each of these would ask another host.
   withDefaultFonts: false,
   telemetry: false,
