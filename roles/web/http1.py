@@ -2,14 +2,17 @@
 
 A request that one server reads in one way and the next in another is how requests are smuggled past a proxy
 (RFC 9112 §11.2). So what leaves a choice is refused, and ends the connection: a length beside a transfer coding, a
-transfer coding in HTTP/1.0, a version that is neither. And the connection stays HTTP/1.1: an upgrade to HTTP/2
-without TLS (`h2c`) would take all that follows past a proxy that had looked at the first request alone.
+transfer coding in HTTP/1.0, a header that goes on in the next line, a version that is neither. And the connection
+stays HTTP/1.1: an upgrade to HTTP/2 without TLS (`h2c`) would take all that follows past a proxy that had looked at
+the first request alone.
 """
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from http import HTTPStatus
+from typing import Any
 
 import h11
 import structlog
@@ -23,6 +26,8 @@ from schema.problems import HEADERS_TOO_LARGE, MALFORMED, SLOW_REQUEST, TARGET_T
 
 VERSIONS = (b"1.1", b"1.0")
 
+_FOLDED = re.compile(rb"\n[ \t]")
+
 _PROBLEMS = {
     HTTPStatus.BAD_REQUEST: MALFORMED("This is not a request as RFC 9112 (HTTP/1.1) has it."),
     HTTPStatus.REQUEST_TIMEOUT: SLOW_REQUEST("The headers of the request did not arrive in time."),
@@ -35,19 +40,43 @@ _PROBLEMS = {
 log = structlog.get_logger(__name__)
 
 
-class _Ambiguous(Exception):
-    """Others could read this request in another way."""
+class StrictConnection(h11.Connection):
+    """What a server has received and sends, as h11 has it, but for requests that could be read otherwise."""
 
-    def __init__(self, status: HTTPStatus) -> None:
-        super().__init__(status)
-        self.status = status
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
+        """What comes next; see h11's.
+
+        Raises:
+            RemoteProtocolError: it is no request, or not clearly one.
+        """
+        if self.their_state is h11.MUST_CLOSE and self.trailing_data[0]:
+            return h11.PAUSED  # behind their last request; h11 would refuse that one, which nothing is wrong with
+        before = self.trailing_data[0] if self.their_state is h11.IDLE else b""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            head = before[: len(before) - len(self.trailing_data[0])]
+            _ensure_unambiguous(event, head)
+        return event
+
+
+def _ensure_unambiguous(request: h11.Request, head: bytes) -> None:
+    if request.http_version not in VERSIONS:
+        raise h11.RemoteProtocolError("unknown version", error_status_hint=HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+    names = {name for name, _ in request.headers}
+    if b"transfer-encoding" in names and (b"content-length" in names or request.http_version == b"1.0"):
+        raise h11.RemoteProtocolError("the length of the body is said in two ways")
+    if _FOLDED.search(head):
+        raise h11.RemoteProtocolError("a header goes on in the next line")
 
 
 class Http1(H11Protocol):
     """The protocol of one connection."""
 
-    refused = False
-    """Whether the client was told that what it sent is no request. It may still be sending."""
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.connection = StrictConnection(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
+        self.refused = False
+        """Whether the client was told that what it sent is no request. It may still be sending."""
 
     async def refuse(self, status: HTTPStatus) -> None:
         """Answers with the problem of this status, unless a reply has begun, and ends the connection."""
@@ -55,19 +84,19 @@ class Http1(H11Protocol):
             await self._send_error_response(status)
         await self.send(Closed())
 
-    async def _handle_events(self) -> None:
-        try:
-            await super()._handle_events()
-        except _Ambiguous as request:
-            await self.refuse(request.status)
+    async def _check_protocol(self, _request: h11.Request) -> None:
+        """Hypercorn's looks for upgrades to HTTP/2."""
 
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """Takes the place of Hypercorn's, which looks for upgrades to HTTP/2."""
-        if event.http_version not in VERSIONS:
-            raise _Ambiguous(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-        names = {name for name, _ in event.headers}
-        if b"transfer-encoding" in names and (b"content-length" in names or event.http_version == b"1.0"):
-            raise _Ambiguous(HTTPStatus.BAD_REQUEST)
+    async def _create_stream(self, request: h11.Request) -> None:
+        """Begins no websocket: there are none, and one whose handshake is none would keep its connection for ever."""
+        if any(name == b"upgrade" for name, _ in request.headers):
+            request = h11.Request(
+                method=request.method,
+                headers=[header for header in request.headers if header[0] != b"upgrade"],
+                target=request.target,
+                http_version=request.http_version,
+            )
+        await super()._create_stream(request)
 
     async def _send_error_response(self, status_code: int) -> None:
         problem = self._problem(HTTPStatus(status_code))
@@ -91,6 +120,7 @@ class Http1(H11Protocol):
         await self.send(RawData(data=reply))
 
     def _problem(self, status: HTTPStatus) -> Problem:
-        if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE and b"\n" not in self.connection.trailing_data[0]:
+        too_large = status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        if too_large and self.stream is None and b"\n" not in self.connection.trailing_data[0]:
             status = HTTPStatus.REQUEST_URI_TOO_LONG  # not even the first line came to an end
         return _PROBLEMS[status]

@@ -93,14 +93,15 @@ async def test_requests_are_counted_by_how_they_end() -> None:
         assert server.tally == Tally(taken=4, finished=3, failed=1)
 
 
-async def test_websockets_are_refused() -> None:
+async def test_a_websocket_is_not_begun() -> None:
     upgrade = (
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     )
     async with running_server() as server, server.client() as client:
         status, _, _ = await client.get("/", upgrade)
-    assert status == 403
+        assert status == 200, "as the plain request that it is too (RFC 9110 §7.8)"
+        assert (await client.get())[0] == 200
 
 
 async def test_an_idle_connection_is_closed_after_a_while() -> None:
