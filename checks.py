@@ -20,6 +20,7 @@ from roles.logs import configure
 from roles.schedule.declarations import validate as validate_jobs
 from roles.schedule.jobs import JOBS
 from roles.schedule.jobs.pruning import BUILT_IN
+from roles.web.server import server
 from schema.errors import ConfigurationError, DependencyUnavailable
 from schema.settings import EMBEDDED, Amqp, Settings
 from schema.topics import TOPICS
@@ -70,7 +71,8 @@ async def check_all(settings: Settings) -> int:
 
 async def _routes(settings: Settings) -> str:
     rules = [rule for rule in create_app(settings).url_map.iter_rules() if rule.rule.startswith("/api/")]
-    return f"{len(rules)} declared"
+    server(settings.api.server)
+    return f"{len(rules)} declared, to be served by {settings.api.server}"
 
 
 async def _callers(settings: Settings) -> str:

@@ -220,6 +220,7 @@ class Amqp(Section):
 
 class Api(Section):
     bind: Bind = Address("127.0.0.1:8090")
+    server: Literal["hypercorn", "granian"] = "hypercorn"
     max_content_length: int = Field(1024 * 1024, ge=1)
     max_bodies_length: int = Field(64 * 1024 * 1024, ge=1)
     max_target_length: int = Field(8192, ge=1)

@@ -12,8 +12,8 @@ from roles.api.guard import ensure_guarded
 from roles.resources import Resources
 from roles.web.descriptors import make_room
 from roles.web.listener import address_of, listen
-from roles.web.open_connections import Patience
-from roles.web.server import serve, tls_context
+from roles.web.patience import Patience
+from roles.web.server import Certificate, server
 
 SHUTDOWN_TIMEOUT = 2.0
 """Seconds that what routes have registered with `after_app_serving` has to end in."""
@@ -34,14 +34,15 @@ class ApiRole:
         """See `roles.role.Role`.
 
         Raises:
-            ConfigurationError: the address of `api.bind` cannot be had, or is not to be had without `[auth]`; or a
-                route does not say who may call it.
+            ConfigurationError: the address of `api.bind` cannot be had, or is not to be had without `[auth]`; a route
+                does not say who may call it; the server of `api.server` is not installed.
         """
         settings = self._resources.settings
         ensure_guarded(settings)
+        serve = server(settings.api.server)
         app = create_app(settings, self._resources.clock)
         certificate = settings.api.tls_certificate
-        tls = tls_context(certificate, settings.api.tls_key) if certificate else None
+        tls = Certificate(certificate, settings.api.tls_key) if certificate else None
         listener = listen(settings.api.bind, setting="api.bind")
         self._resources.board.addresses["api"] = address_of(listener)
         log.info("api listening", url=f"{'https' if tls else 'http'}://{self._resources.board.addresses['api']}")

@@ -16,8 +16,8 @@ from roles.ops.status import status
 from roles.resources import Resources
 from roles.role import RoleStatus
 from roles.tally import Tally
+from roles.web.hypercorn import serve
 from roles.web.listener import address_of, is_loopback, listen
-from roles.web.server import serve
 from schema.status import Liveness, Readiness, Status
 
 log = structlog.get_logger(__name__)

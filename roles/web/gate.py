@@ -45,7 +45,7 @@ class Gate:
 
     def __init__(self, app: ASGIFramework, *, tally: Tally, draining: anyio.Event, log_requests: bool = True) -> None:
         self._app, self._tally, self._draining, self._log_requests = app, tally, draining, log_requests
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight: dict[asyncio.Task[None], tuple[str, int] | None] = {}
         self._cut_off = False
         self._log = log.bind()  # once: structlog's lazy logger is set up anew at each use
 
@@ -61,6 +61,10 @@ class Gate:
         self._cut_off = True
         for task in self._in_flight:
             task.cancel()
+
+    def clients(self) -> set[tuple[str, int] | None]:
+        """The addresses, as the server gives them, of those whose requests are in flight."""
+        return set(self._in_flight.values())
 
     async def _http(self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         began = perf_counter()
@@ -82,7 +86,7 @@ class Gate:
 
         task = asyncio.current_task()
         assert task is not None
-        self._in_flight.add(task)
+        self._in_flight[task] = scope["client"]
         self._tally.taken += 1
         whole = False
         try:
@@ -96,7 +100,7 @@ class Gate:
             if isinstance(error, asyncio.CancelledError):
                 raise
         finally:
-            self._in_flight.discard(task)
+            self._in_flight.pop(task, None)
             if whole:
                 self._tally.finished += 1
             else:

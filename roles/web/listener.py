@@ -6,6 +6,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ def listen(bind: Address, *, setting: str) -> socket.socket:
         listener.close()
         raise ConfigurationError(f"{_where(bind, setting)}: {_explain(error, bind)}") from error
     return listener
+
+
+def give_up_after(listener: socket.socket, timeout: timedelta) -> None:
+    """Lets the kernel end connections of `listener` whose client takes nothing of what is sent to it for so long.
+
+    It is gone, or does not read. Connections inherit this when they are accepted.
+    """
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout.total_seconds() * 1000))
 
 
 def is_loopback(bind: Address, *, setting: str) -> bool:

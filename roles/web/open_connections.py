@@ -15,8 +15,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import timedelta
 from http import HTTPStatus
 
 import anyio
@@ -29,33 +27,13 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from roles.web.http1 import Http1
+from roles.web.patience import Patience
 
 READ_SIZE = 2**16
 """Bytes that are read at a time."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds that a client has to take the last words that it was sent, and to stop sending."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """What connections may take.
-
-    Params:
-        connections: how many there may be at a time.
-        keep_alive_timeout: how long one may say nothing.
-        headers_timeout: how long the target and the headers of a request may take to arrive.
-        headers_length: how many bytes these may have, together.
-    """
-
-    connections: int = 256
-    keep_alive_timeout: timedelta = timedelta(seconds=75)
-    headers_timeout: timedelta = timedelta(seconds=10)
-    headers_length: int = 2**14
-
-
-PATIENCE = Patience()
-"""Enough for people and probes."""
 
 
 class Connections:

@@ -1,80 +1,56 @@
-"""Hypercorn's HTTP as a part of this process: it owns no signal, binds nothing, and drains when it is asked to.
+"""What serves HTTP in this process: `hypercorn` by default, or `granian`, behind one small interface.
 
-Hypercorn's `serve()` is made to be a whole process. Here its protocols run on connections of ours
-(`roles.web.open_connections`) in a task group of ours, so that the order of the drain is ours, and its end certain.
+A server is a coroutine that is given a socket that listens already, serves an application on it until it is asked to
+stop, and drains. It owns no signal, no lifespan and no log of requests: these are the process's, the role's and the
+gate's (`roles.web.gate`). What the two differ in is in docs/adr/0031.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
 from socket import socket
-from ssl import SSLContext, SSLError
+from typing import Final, Literal, Protocol
 
 import anyio
-import structlog
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.asyncio.worker_context import WorkerContext
-from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
-from roles.cancellation import stray_cancellation_as
 from roles.tally import Tally
-from roles.web.gate import Gate
-from roles.web.listener import BACKLOG
-from roles.web.open_connections import PATIENCE, Connections, OpenConnection, Patience
+from roles.web.patience import Patience
 from schema.errors import ConfigurationError
 
-LINGER = 0.1
+LINGER: Final = 0.1
 """Seconds between the first replies that end their connection and the end of the connections that are idle.
 
 A client that keeps its connection busy learns in that time that it ends, and sends its next request elsewhere;
 cut off at once, it could have just sent one that nobody would answer.
 """
 
-CUT_OFF_TIMEOUT = 2.0
+CUT_OFF_TIMEOUT: Final = 2.0
 """Seconds that requests have to end in after they were cancelled."""
 
-TLS_HANDSHAKE_TIMEOUT = 10.0
-"""Seconds that a client has to agree with us on TLS."""
 
-log = structlog.get_logger(__name__)
-
-
-def tls_context(certificate: str, key: str) -> SSLContext:
+@dataclass(frozen=True, slots=True)
+class Certificate:
     """What to serve HTTPS with: TLS 1.2 or newer, HTTP/2 where the client speaks it.
 
     Params:
-        certificate: a PEM file, with the chain that leads to its authority.
+        chain: a PEM file, with the chain that leads to its authority.
         key: the PEM file of its private key.
-
-    Raises:
-        ConfigurationError: they cannot be read, or do not belong together.
     """
-    config = Config()
-    config.certfile, config.keyfile = certificate, key
-    try:
-        context = config.create_ssl_context()
-    except (OSError, SSLError) as error:
-        raise ConfigurationError(
-            f"api.tls_certificate = {certificate!r} and api.tls_key = {key!r}: cannot be used: {error}"
-        ) from error
-    assert context is not None
-    return context
+
+    chain: str
+    key: str
+
+    def unusable(self, error: Exception) -> ConfigurationError:
+        """What to raise when the files cannot be read, or do not belong together."""
+        return ConfigurationError(
+            f"api.tls_certificate = {self.chain!r} and api.tls_key = {self.key!r}: cannot be used: {error}"
+        )
 
 
-async def serve(
-    app: ASGIFramework,
-    listener: socket,
-    *,
-    stop: anyio.Event,
-    tally: Tally,
-    started: Callable[[], None] = lambda: None,
-    patience: Patience = PATIENCE,
-    log_requests: bool = True,
-    tls: SSLContext | None = None,
-) -> None:
+class Serve(Protocol):
     """Serves `app` on `listener` until `stop` is set, then ends what is in flight and returns.
 
     The drain: nothing new is accepted, replies end their connections, idle connections are closed. It takes as
@@ -82,64 +58,44 @@ async def serve(
 
     Params:
         app: an ASGI application; its lifespan is its owner's.
+        listener: it is closed in the end.
         started: called once connections are accepted.
         patience: how many connections there may be, and what each of them may take.
-        tls: the certificate to serve with (`tls_context`), for HTTP/2 as well; None serves without TLS.
+        tls: the certificate to serve with, for HTTP/2 as well; None serves without TLS.
+
+    Raises:
+        ConfigurationError: the certificate cannot be used.
     """
-    draining = anyio.Event()
-    gate = Gate(app, tally=tally, draining=draining, log_requests=log_requests)
-    config, context = _config(patience), WorkerContext(None)
-    open_connections = Connections(ASGIWrapper(gate), config, context, patience)
 
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if (connection := open_connections.admit(reader, writer)) is not None:
-            connections.start_soon(_converse, connection)
+    async def __call__(
+        self,
+        app: ASGIFramework,
+        listener: socket,
+        *,
+        stop: anyio.Event,
+        tally: Tally,
+        started: Callable[[], None] = ...,
+        patience: Patience = ...,
+        log_requests: bool = ...,
+        tls: Certificate | None = None,
+    ) -> None: ...
 
-    async def terminate() -> None:
-        await context.terminated.set()
-        open_connections.close_idle()
 
-    async def drain() -> None:
-        try:
-            await stop.wait()
-            server.close()
-            draining.set()
-            await anyio.sleep(LINGER)
-            await terminate()
-            await anyio.sleep_forever()
-        finally:  # cancelled, because all connections have ended, or because the time for that is over
-            server.close()
-            draining.set()
-            await terminate()
-            gate.cut_off()
-            shield.deadline = anyio.current_time() + CUT_OFF_TIMEOUT
+def server(name: Literal["hypercorn", "granian"]) -> Serve:
+    """The server that `api.server` names.
 
-    async with anyio.create_task_group() as tasks:
-        handshake = None if tls is None else TLS_HANDSHAKE_TIMEOUT
-        server = await asyncio.start_server(
-            accept, sock=listener, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=handshake
+    Raises:
+        ConfigurationError: it is not installed.
+    """
+    if name == "hypercorn":
+        from roles.web import hypercorn  # noqa: PLC0415 - one is used, and one is loaded
+
+        return hypercorn.serve
+    if find_spec("granian") is None:
+        raise ConfigurationError(
+            'api.server = "granian" (APP_API__SERVER) needs the extra `granian`: install it '
+            '(`uv sync --extra granian`), or set api.server = "hypercorn"'
         )
-        # A connection that is cancelled ends in the middle of a reply. Only requests are, and by the gate.
-        with anyio.CancelScope(shield=True) as shield:
-            async with anyio.create_task_group() as connections:
-                tasks.start_soon(drain)
-                connections.start_soon(context.terminated.wait)
-                started()
-        tasks.cancel_scope.cancel()
+    from roles.web import granian  # noqa: PLC0415
 
-
-async def _converse(connection: OpenConnection) -> None:
-    try:
-        with stray_cancellation_as(message="Hypercorn ended a connection with a cancellation of its own"):
-            await connection.run()
-    except Exception:
-        log.exception("connection failed")
-
-
-def _config(patience: Patience) -> Config:
-    config = Config()
-    config.include_server_header = False
-    config.accesslog = None  # the gate's
-    config.errorlog = logging.getLogger("hypercorn.error")
-    config.h11_max_incomplete_size = patience.headers_length
-    return config
+    return granian.serve

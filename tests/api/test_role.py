@@ -16,9 +16,9 @@ from roles.resources import Resources
 from roles.web.listener import address_of, listen
 from schema.errors import ConfigurationError
 from schema.settings import Address, Settings
-from tests.api.support import Faults, RawReply, StartApi, read_all
+from tests.api.support import BOTH, Faults, RawReply, StartApi, read_all
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BOTH]
 
 
 async def test_a_taken_port_can_never_work_and_says_what_would(pool: Pool) -> None:

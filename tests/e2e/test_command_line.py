@@ -82,7 +82,7 @@ def test_a_config_file_can_be_named_before_or_after_the_command(here: Path) -> N
 def test_check_finds_everything_in_order(here: Path, services: dict[str, str]) -> None:
     checked = run(here, "check", environ=services)
     assert checked.stdout.splitlines() == [
-        "ok   routes: 6 declared",
+        "ok   routes: 6 declared, to be served by hypercorn",
         'ok   callers: auth.mode = "none", so everybody may do everything',
         f"ok   consumers: {len(CONSUMERS)} declared",
         f"ok   jobs: {len(JOBS)} declared",

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 from anyio.abc import SocketStream, TaskStatus
 
 from roles.tally import Tally
 from roles.web.listener import address_of, listen
-from roles.web.open_connections import PATIENCE, Patience
-from roles.web.server import serve
+from roles.web.patience import PATIENCE, Patience
+from roles.web.server import Certificate
+from roles.web.server import server as server_named
 from schema.settings import Address
+
+LARGE = 32 * 1024 * 1024
+"""Bytes."""
+
+ServerName = Literal["hypercorn", "granian"]
+
+StartServer = Callable[..., AbstractAsyncContextManager["Server"]]
 
 
 async def eventually(condition: Callable[[], object], *, within: float = 60) -> None:
@@ -25,8 +33,9 @@ async def eventually(condition: Callable[[], object], *, within: float = 60) -> 
 
 
 class Application:
-    """Answers by path: `/` at once, `/slow` when `release` is set, `/bug` never, `/half` by half.
+    """Answers by path.
 
+    `/` at once, `/large` with more than sockets take, `/slow` when `release` is set, `/bug` never, `/half` by half.
     `/endless` sends until it gives up after 0.3 s.
     """
 
@@ -57,9 +66,10 @@ class Application:
                 while True:
                     await send({"type": "http.response.body", "body": bytes(2**16), "more_body": True})
             return
-        headers = [(b"content-length", b"2"), (b"content-type", b"text/plain")]
+        body = b"OK" if scope["path"] != "/large" else bytes(LARGE)
+        headers = [(b"content-length", str(len(body)).encode()), (b"content-type", b"text/plain")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"OK", "more_body": False})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 @dataclass
@@ -116,7 +126,13 @@ class Server:
 
 
 @asynccontextmanager
-async def running_server(*, patience: Patience = PATIENCE, log_requests: bool = True) -> AsyncIterator[Server]:
+async def running_server(
+    name: ServerName = "hypercorn",
+    *,
+    patience: Patience = PATIENCE,
+    log_requests: bool = True,
+    tls: Certificate | None = None,
+) -> AsyncIterator[Server]:
     listener = listen(Address("127.0.0.1:0"), setting="api.bind")
     app, stop, stopped, tally = Application(), anyio.Event(), anyio.Event(), Tally()
     scope = anyio.CancelScope()
@@ -124,7 +140,7 @@ async def running_server(*, patience: Patience = PATIENCE, log_requests: bool = 
 
     async def run(*, task_status: TaskStatus[None]) -> None:
         with scope:
-            await serve(
+            await server_named(name)(
                 app,
                 listener,
                 stop=stop,
@@ -132,6 +148,7 @@ async def running_server(*, patience: Patience = PATIENCE, log_requests: bool = 
                 started=task_status.started,
                 patience=patience,
                 log_requests=log_requests,
+                tls=tls,
             )
         stopped.set()
 

@@ -13,15 +13,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from roles.tally import Tally
+from roles.web.hypercorn import _converse
 from roles.web.open_connections import OpenConnection
-from roles.web.server import _converse
-from tests.web.support import Client, Server, eventually, running_server
+from tests.web.support import Client, Server, StartServer, eventually
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_request_in_flight_is_finished_and_told_that_the_connection_ends() -> None:
-    async with running_server() as server, server.client() as client:
+async def test_a_request_in_flight_is_finished_and_told_that_the_connection_ends(start_server: StartServer) -> None:
+    async with start_server() as server, server.client() as client:
         await client.send("/slow")
         await server.app.entered.wait()
         server.stop.set()
@@ -36,8 +36,8 @@ async def test_a_request_in_flight_is_finished_and_told_that_the_connection_ends
         assert server.tally == Tally(taken=1, finished=1)
 
 
-async def test_nothing_new_is_accepted_while_requests_are_finished() -> None:
-    async with running_server() as server, server.client() as client:
+async def test_nothing_new_is_accepted_while_requests_are_finished(start_server: StartServer) -> None:
+    async with start_server() as server, server.client() as client:
         await client.send("/slow")
         await server.app.entered.wait()
         server.stop.set()
@@ -51,8 +51,8 @@ async def test_nothing_new_is_accepted_while_requests_are_finished() -> None:
         assert not server.stopped.is_set()
 
 
-async def test_idle_connections_do_not_hold_the_drain_up() -> None:
-    async with running_server() as server, server.client() as idle, server.client() as silent:
+async def test_idle_connections_do_not_hold_the_drain_up(start_server: StartServer) -> None:
+    async with start_server() as server, server.client() as idle, server.client() as silent:
         await idle.get()
         began = anyio.current_time()
         server.stop.set()
@@ -62,7 +62,18 @@ async def test_idle_connections_do_not_hold_the_drain_up() -> None:
         assert anyio.current_time() - began < 20
 
 
-async def test_busy_clients_get_an_answer_to_every_request_that_was_accepted() -> None:
+async def test_half_a_request_does_not_hold_the_drain_up(start_server: StartServer) -> None:
+    async with start_server() as server, server.client() as half:
+        await half.stream.send(b"GET / HTTP/1.1\r\nHost: te")
+        async with server.client() as other:
+            await other.get()
+        server.stop.set()
+        assert await half.closed(within=60)
+        with anyio.fail_after(60):
+            await server.stopped.wait()
+
+
+async def test_busy_clients_get_an_answer_to_every_request_that_was_accepted(start_server: StartServer) -> None:
     answered = 0
 
     async def keep_asking(server: Server) -> None:
@@ -85,7 +96,7 @@ async def test_busy_clients_get_an_answer_to_every_request_that_was_accepted() -
             if headers.get("connection") == "close":
                 return
 
-    async with running_server(log_requests=False) as server, anyio.create_task_group() as tasks:
+    async with start_server(log_requests=False) as server, anyio.create_task_group() as tasks:
         for _ in range(32):
             tasks.start_soon(keep_asking, server)
         await eventually(lambda: answered >= 500)
@@ -97,11 +108,11 @@ async def test_busy_clients_get_an_answer_to_every_request_that_was_accepted() -
 
 
 async def test_when_the_time_to_drain_is_over_what_is_left_is_cut_off_and_answered(
-    caplog: pytest.LogCaptureFixture,
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     others = asyncio.all_tasks()
     with caplog.at_level(logging.WARNING):
-        async with running_server() as server, server.client() as client, server.client() as idle:
+        async with start_server() as server, server.client() as client, server.client() as idle:
             await idle.get()
             await client.send("/slow", "X-Request-Id: abc\r\n")
             await server.app.entered.wait()
@@ -120,10 +131,12 @@ async def test_when_the_time_to_drain_is_over_what_is_left_is_cut_off_and_answer
     assert asyncio.all_tasks() <= others
 
 
-async def test_a_server_that_is_cancelled_without_a_drain_ends_as_cleanly(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_that_is_cancelled_without_a_drain_ends_as_cleanly(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
     others = asyncio.all_tasks()
     with caplog.at_level(logging.WARNING):
-        async with running_server() as server, server.client() as client, server.client() as silent:
+        async with start_server() as server, server.client() as client, server.client() as silent:
             await client.send("/slow")
             await server.app.entered.wait()
             server.scope.cancel()
@@ -134,8 +147,8 @@ async def test_a_server_that_is_cancelled_without_a_drain_ends_as_cleanly(caplog
     assert asyncio.all_tasks() <= others
 
 
-async def test_a_request_that_will_not_end_does_not_hold_the_process_up() -> None:
-    async with running_server() as server, server.client() as client:
+async def test_a_request_that_will_not_end_does_not_hold_the_process_up(start_server: StartServer) -> None:
+    async with start_server() as server, server.client() as client:
         await client.send("/stubborn")
         await server.app.entered.wait()
         server.stop.set()
@@ -157,11 +170,13 @@ async def test_a_connection_that_fails_takes_no_other_along() -> None:
     assert [entry["event"] for entry in logs] == ["connection failed"]
 
 
-async def test_a_connection_that_its_client_closed_is_not_kept() -> None:
+async def test_a_connection_that_its_client_closed_is_not_kept(start_server: StartServer) -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
-    async with running_server() as server:
+    async with start_server() as server:
+        async with server.client() as client:
+            await client.get()
         before = descriptors()
         for _ in range(20):
             async with server.client() as client:

@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from roles.web.descriptors import RESERVED, make_room
-from roles.web.open_connections import Patience
+from roles.web.patience import Patience
 from tests.web.support import Client, Server, eventually, running_server
 
 pytestmark = pytest.mark.anyio
@@ -54,18 +54,6 @@ async def test_headers_that_come_in_time_may_come_in_pieces(server: Server) -> N
         for byte in GET + GET:
             await client.stream.send(bytes([byte]))
         assert (await client.reply())[0] == (await client.reply())[0] == 200
-
-
-async def test_when_all_places_are_taken_the_longest_idle_connection_makes_place(server: Server) -> None:
-    async with AsyncExitStack() as stack:
-        first, second, third = [await stack.enter_async_context(server.client()) for _ in range(3)]
-        for client in (second, first, third):
-            await client.get()
-        fourth = await stack.enter_async_context(server.client())
-        assert (await fourth.get())[0] == 200
-        assert await second.closed()
-        for client in (first, third):
-            assert (await client.get())[0] == 200
 
 
 async def test_a_connection_with_a_request_makes_no_place(server: Server) -> None:

@@ -1,0 +1,117 @@
+"""Hypercorn's HTTP as a part of this process: it owns no signal, binds nothing, and drains when it is asked to.
+
+Hypercorn's `serve()` is made to be a whole process. Here its protocols run on connections of ours
+(`roles.web.open_connections`) in a task group of ours, so that the order of the drain is ours, and its end certain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from socket import socket
+from ssl import SSLContext, SSLError
+
+import anyio
+import structlog
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.typing import ASGIFramework
+
+from roles.cancellation import stray_cancellation_as
+from roles.tally import Tally
+from roles.web.gate import Gate
+from roles.web.listener import BACKLOG, give_up_after
+from roles.web.open_connections import Connections, OpenConnection
+from roles.web.patience import PATIENCE, Patience
+from roles.web.server import CUT_OFF_TIMEOUT, LINGER, Certificate
+
+TLS_HANDSHAKE_TIMEOUT = 10.0
+"""Seconds that a client has to agree with us on TLS."""
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(
+    app: ASGIFramework,
+    listener: socket,
+    *,
+    stop: anyio.Event,
+    tally: Tally,
+    started: Callable[[], None] = lambda: None,
+    patience: Patience = PATIENCE,
+    log_requests: bool = True,
+    tls: Certificate | None = None,
+) -> None:
+    """Serves with Hypercorn; see `roles.web.server.Serve`."""
+    draining = anyio.Event()
+    gate = Gate(app, tally=tally, draining=draining, log_requests=log_requests)
+    config, context = _config(patience), WorkerContext(None)
+    give_up_after(listener, patience.keep_alive_timeout)
+    secure = None if tls is None else _tls_context(tls)
+    open_connections = Connections(ASGIWrapper(gate), config, context, patience)
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (connection := open_connections.admit(reader, writer)) is not None:
+            connections.start_soon(_converse, connection)
+
+    async def terminate() -> None:
+        await context.terminated.set()
+        open_connections.close_idle()
+
+    async def drain() -> None:
+        try:
+            await stop.wait()
+            server.close()
+            draining.set()
+            await anyio.sleep(LINGER)
+            await terminate()
+            await anyio.sleep_forever()
+        finally:  # cancelled, because all connections have ended, or because the time for that is over
+            server.close()
+            draining.set()
+            await terminate()
+            gate.cut_off()
+            shield.deadline = anyio.current_time() + CUT_OFF_TIMEOUT
+
+    async with anyio.create_task_group() as tasks:
+        handshake = None if secure is None else TLS_HANDSHAKE_TIMEOUT
+        server = await asyncio.start_server(
+            accept, sock=listener, backlog=BACKLOG, ssl=secure, ssl_handshake_timeout=handshake
+        )
+        # A connection that is cancelled ends in the middle of a reply. Only requests are, and by the gate.
+        with anyio.CancelScope(shield=True) as shield:
+            async with anyio.create_task_group() as connections:
+                tasks.start_soon(drain)
+                connections.start_soon(context.terminated.wait)
+                started()
+        tasks.cancel_scope.cancel()
+
+
+async def _converse(connection: OpenConnection) -> None:
+    try:
+        with stray_cancellation_as(message="Hypercorn ended a connection with a cancellation of its own"):
+            await connection.run()
+    except Exception:
+        log.exception("connection failed")
+
+
+def _config(patience: Patience) -> Config:
+    config = Config()
+    config.include_server_header = False
+    config.accesslog = None  # the gate's
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.h11_max_incomplete_size = patience.headers_length
+    return config
+
+
+def _tls_context(certificate: Certificate) -> SSLContext:
+    config = Config()
+    config.certfile, config.keyfile = certificate.chain, certificate.key
+    try:
+        context = config.create_ssl_context()
+    except (OSError, SSLError) as error:
+        raise certificate.unusable(error) from error
+    assert context is not None
+    return context
