@@ -19,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from socket import socket
 from ssl import SSLError
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 import structlog
@@ -36,10 +36,12 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveEvent
 
 from roles.tally import Tally
 from roles.web.accepted import Accepted, Client
-from roles.web.gate import Gate
+from roles.web.gate import STATE_KEY, Gate, new_request_id
+from roles.web.headers import complete, problem_reply
 from roles.web.listener import BACKLOG, give_up_after
 from roles.web.patience import PATIENCE, Patience
 from roles.web.server import CUT_OFF_TIMEOUT, LINGER, Certificate
+from schema.problems import MALFORMED, Problem, untyped
 
 PLACE_INTERVAL: Final = 1.0
 """Seconds after which a connection that waits for a place gets that of one that is idle."""
@@ -211,16 +213,63 @@ def _for_granian(gate: Gate) -> ASGIFramework:
     """The gate as Granian calls it."""
 
     async def app(scope: Any, receive: Callable[[], Any], send: Any) -> None:
+        arrived = answered = False
+
         async def next_event() -> ASGIReceiveEvent:  # Granian's own is no coroutine (see `roles.api.client_watch`)
-            event: ASGIReceiveEvent = await receive()
-            return event
+            nonlocal arrived
+            event: Any = await receive()
+            arrived = arrived or not event.get("more_body", True)
+            return cast("ASGIReceiveEvent", event)
 
         async def send_unnamed(event: Any) -> None:
+            nonlocal answered
             if event["type"] == "http.response.start":
+                answered = True
                 event["headers"].append(UNNAMED)
             await send(event)
 
-        with suppress(asyncio.CancelledError):  # it was cut off, and is answered; nobody awaits its task
-            await gate(scope, next_event, send_unnamed)
+        problem = _objection(scope)
+        if problem is None:
+            with suppress(asyncio.CancelledError):  # it was cut off, and is answered; nobody awaits its task
+                await gate(scope, next_event, send_unnamed)
+            if not (answered or arrived):  # to Granian, who sends a body that is none has gone
+                problem = MALFORMED("The body of the request breaks off, or is none.")
+        if problem is not None:
+            await _refuse(problem, scope, send_unnamed)
 
     return app
+
+
+def _objection(scope: Any) -> Problem | None:
+    """What speaks against a request that hyper lets pass, and others could read in another way (RFC 9112 §11.2)."""
+    if scope["http_version"] >= "2":
+        return None
+    hosts, codings = [], []
+    for name, value in scope["headers"]:
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"transfer-encoding":
+            codings.append(value)
+    if codings and codings != [b"chunked"]:
+        return untyped(501, "The only transfer coding is `chunked`.")
+    if len(hosts) > 1 or (not hosts[0] and scope["http_version"] == "1.1"):  # Granian adds an empty one to none
+        return MALFORMED("A request has one `Host`.")
+    return None
+
+
+async def _refuse(problem: Problem, scope: Any, send: Any) -> None:
+    """Answers for the application, which has no part in it, and ends the connection."""
+    request_id = scope["state"].get(STATE_KEY) or new_request_id()
+    headers, body = problem_reply(problem, request_id)
+    complete(headers, request_id, secure=scope["scheme"] == "https")
+    if scope["http_version"] < "2":
+        headers.append((b"connection", b"close"))
+    log.info(
+        "request refused",
+        request_id=request_id,
+        status=problem.status,
+        client=scope["client"][0],
+        reason=problem.detail,
+    )
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

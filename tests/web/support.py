@@ -36,7 +36,7 @@ class Application:
     """Answers by path.
 
     `/` at once, `/large` with more than sockets take, `/slow` when `release` is set, `/bug` never, `/half` by half.
-    `/endless` sends until it gives up after 0.3 s.
+    `/endless` sends until it gives up after 0.3 s, `/read` when the body is there.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,11 @@ class Application:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        await receive()
+        event = await receive()
+        while scope["path"] == "/read" and event.get("more_body"):
+            event = await receive()
+        if event["type"] == "http.disconnect":
+            return
         if scope["path"] == "/slow":
             self.entered.set()
             await self.release.wait()
