@@ -36,14 +36,14 @@ async def in_flight(app: App, role: str, count: int) -> None:
 
 async def test_sigterm_under_load_loses_nothing_and_the_receipt_adds_up(here: Path, services: dict[str, str]) -> None:
     answers: list[int | str] = []
-    messages = 60
+    messages = 300  # far more than can be handled until the signal comes
     async with running(here, environ=services, script=FAULTY_APP) as app:
         url = services["APP_AMQP__EXAMPLE__URL"]
         base = str(app.api.base_url)
 
         async def ask() -> None:
             async with httpx.AsyncClient(base_url=base, timeout=20, trust_env=False) as client:
-                answers.append((await client.get("/api/v1/faults/slow/3000")).status_code)
+                answers.append((await client.get("/api/v1/faults/slow/5000")).status_code)
 
         async with channel(url) as producer, anyio.create_task_group() as clients:
             for number in range(messages):
