@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +60,19 @@ class Target:
 
     def connections(self) -> int:
         """Sockets of the API's port that the process holds."""
-        return sum(
-            fields[1].endswith(f":{self.port:04X}") and fields[3] != TCP_LISTEN and fields[9] != "0"
+        return len(self._clients())
+
+    def holds(self, port: int) -> bool:
+        """Whether it still has the connection that comes from this port."""
+        return port in self._clients()
+
+    def _clients(self) -> set[int]:
+        """The ports that connections come from. What the process has closed has no inode any more."""
+        return {
+            int(fields[2].rpartition(":")[2], 16)
             for fields in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
-        )
+            if fields[1].endswith(f":{self.port:04X}") and fields[3] != TCP_LISTEN and fields[9] != "0"
+        }
 
     def memory(self) -> int:
         """Resident bytes of the process."""
@@ -83,18 +92,20 @@ class Target:
 
 
 @asynccontextmanager
-async def attacked(directory: Path, database_url: str, **settings: str) -> AsyncIterator[Target]:
-    """The process, with `APP_API__…` settings; it must have logged no error in the end, and drain."""
-    environ = {
+async def attacked(
+    directory: Path, database_url: str, environ: Mapping[str, str] | None = None
+) -> AsyncIterator[Target]:
+    """The process, with these settings; it must have logged no error in the end, and drain."""
+    settings = {
         "APP_DATABASE__URL": database_url,
         "APP_AMQP__EXAMPLE__URL": "amqp://127.0.0.1:1/",  # nobody is there, and it is nobody's business here
         "APP_API__RATE_LIMIT": "",
         "APP_API__DOCS": "true",
-        **{f"APP_API__{name.upper()}": value for name, value in settings.items()},
+        **(environ or {}),
     }
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as conn:
         await conn.execute("INSERT INTO student (name) VALUES ('Ada'), ('Grace')")
-    async with running(directory, "--roles", "api", environ=environ) as app:
+    async with running(directory, "--roles", "api", environ=settings) as app:
         target = Target(app, database_url)
         yield target
         await target.app.api.aclose()
