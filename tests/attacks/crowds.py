@@ -36,7 +36,7 @@ class Crowd:
     name: str
     attacker: Callable[[Target], Awaitable[bytes]]
     answers: int | None
-    size: int = 60
+    size: int = 40
     differs: dict[str, int | None] = field(default_factory=dict)
 
     def expected(self, server: str) -> int | None:
@@ -74,11 +74,11 @@ async def not_reading(target: Target) -> bytes:
     raw.setblocking(False)
     with raw:
         await _connected(raw, target)
-        raw.send(get(LARGE).replace(b"Connection: close\r\n", b"") * 200)
+        raw.send(KEPT % LARGE * 200)
         port = raw.getsockname()[1]
         with anyio.fail_after(LONG):
             while target.holds(port):  # noqa: ASYNC110 - it is another process
-                await anyio.sleep(DRIP)
+                await anyio.sleep(0.5)
     return b""
 
 
@@ -107,19 +107,23 @@ async def _connected(raw: socket.socket, target: Target) -> None:
 
 
 ENDLESS = itertools.repeat(b"a")
+KEPT = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
 
-CROWDS = (
+SLOW = (
     Crowd(name="headers that drip", attacker=dripping(b"GET / HTTP/1.1\r\nX: ", ENDLESS), answers=408),
     Crowd(name="half a request", attacker=dripping(b"GET / HTTP/1.1\r\nHost", ()), answers=408),
     Crowd(name="a body that drips", attacker=dripping(post(b"Content-Length: 1000"), ENDLESS), answers=408),
     Crowd(name="chunks that drip", attacker=dripping(post(CHUNKED), itertools.repeat(b"1\r\na\r\n")), answers=408),
+    Crowd(name="a chunk that drips", attacker=dripping(post(CHUNKED, body=b"FFFFF\r\n"), ENDLESS), answers=408),
     Crowd(name="trailers that drip", attacker=dripping(post(CHUNKED, body=b"0\r\nX: "), ENDLESS), answers=408),
     Crowd(name="nothing at all", attacker=dripping(b"", ()), answers=None),
-    Crowd(
-        name="nothing after a reply",
-        attacker=dripping(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % STUDENTS, ()),
-        answers=200,
-    ),
-    Crowd(name="replies that nobody reads", attacker=not_reading, answers=None, size=20),
-    Crowd(name="connections that are reset", attacker=breaking_off, answers=None, size=100),
+    Crowd(name="nothing after a reply", attacker=dripping(KEPT % STUDENTS, ()), answers=200),
 )
+"""All at once: each takes as long as the longest timeout."""
+
+CROWDS = {
+    "slow clients": SLOW,
+    "replies that nobody reads": (Crowd(name="not reading", attacker=not_reading, answers=None, size=20),),
+    "connections that are reset": (Crowd(name="breaking off", attacker=breaking_off, answers=None, size=100),),
+}
+"""What comes together."""
