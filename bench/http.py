@@ -6,6 +6,7 @@ of each new student, which its relay sends to RabbitMQ meanwhile, and a rate lim
 
 - The others write no log of requests, so a second row has Rolecall without it (`log.level=warning`).
 - In a third row it does more: it wants an API key, and each POST has an `Idempotency-Key` of its own.
+- In a fourth row Granian serves it (`api.server`), and it does the same as in the first.
 """
 
 from __future__ import annotations
@@ -42,13 +43,25 @@ RATE_LIMIT = "1000000/1s"
 EVENTS = "bench.events"
 """The queue that gets the events of our students; the broker drops the oldest."""
 OURS, UNLOGGED, GUARDED = "Rolecall", "Rolecall, requests not logged", "Rolecall, API key, Idempotency-Key"
+FAST = "Rolecall on Granian"
 ON_HYPERCORN = ("FastAPI, SQLAlchemy + asyncpg, Hypercorn", "FastAPI, SQLAlchemy + psycopg, Hypercorn")
 ON_UVICORN = "FastAPI, SQLAlchemy + asyncpg, uvicorn"
 READ, WRITE = "GET student by id", "POST student"
-TARGETS = [(READ, OURS, 1.2), (WRITE, OURS, 1.0), (WRITE, GUARDED, 1.0)]
+TARGETS = [(READ, OURS, 1.2), (READ, FAST, 1.8), (WRITE, OURS, 1.0), (WRITE, GUARDED, 1.0)]
 """So many times the best of the others on Hypercorn."""
 
-VERSIONS = ("quart", "hypercorn", "psycopg", "pydantic", "uvloop", "fastapi", "sqlalchemy", "asyncpg", "uvicorn")
+VERSIONS = (
+    "quart",
+    "hypercorn",
+    "granian",
+    "psycopg",
+    "pydantic",
+    "uvloop",
+    "fastapi",
+    "sqlalchemy",
+    "asyncpg",
+    "uvicorn",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +104,7 @@ def contenders(places: Services, pool: int, key: str) -> list[Contender]:
         _ours(OURS, places, pool),
         _ours(UNLOGGED, places, pool, APP_LOG__LEVEL="warning"),
         _ours(GUARDED, places, pool, key=key, APP_AUTH__MODE="api_key"),
+        _ours(FAST, places, pool, APP_API__SERVER="granian"),
         _fastapi(ON_HYPERCORN[0], "postgresql+asyncpg", places.database_url, pool, "hypercorn"),
         _fastapi(ON_HYPERCORN[1], "postgresql+psycopg", places.database_url, pool, "hypercorn"),
         _fastapi(ON_UVICORN, "postgresql+asyncpg", places.database_url, pool, "uvicorn"),

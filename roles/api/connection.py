@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import anyio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
 from quart import Response
+from quart.wrappers.response import DataBody
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import (
     BadRequest,
@@ -200,6 +201,11 @@ class Connection:
         ]
         self._answered = True
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        whole = response.response
+        if isinstance(whole, DataBody) and len(whole.data) <= SLICE and not self._unread:
+            body = whole.data[whole.begin : whole.end]
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+            return
         async with response.response as chunks:
             async for chunk in chunks:
                 for begin in range(0, len(chunk), SLICE):

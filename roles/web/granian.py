@@ -55,6 +55,11 @@ QUIET: Final = timedelta(seconds=2)
 RSA_SIZES: Final = range(2048, 8192 + 1)
 """Bits that an RSA key of a certificate may have."""
 
+GONE_AFTER: Final = 0.05
+"""Seconds after which a request that is still being handled is worth the question whether its client is there."""
+
+EMPTY: Final[ASGIReceiveEvent] = {"type": "http.request", "body": b"", "more_body": False}
+
 UNNAMED: Final = (b"server", b"")
 """Granian says its name where there is no such header, and there is no other way to keep it from that."""
 
@@ -213,13 +218,9 @@ def _for_granian(gate: Gate) -> ASGIFramework:
     """The gate as Granian calls it."""
 
     async def app(scope: Any, receive: Callable[[], Any], send: Any) -> None:
-        arrived = answered = False
-
-        async def next_event() -> ASGIReceiveEvent:  # Granian's own is no coroutine (see `roles.api.client_watch`)
-            nonlocal arrived
-            event: Any = await receive()
-            arrived = arrived or not event.get("more_body", True)
-            return cast("ASGIReceiveEvent", event)
+        problem, has_body = _look_at(scope)
+        incoming = _Incoming(receive, has_body=has_body)
+        answered = False
 
         async def send_unnamed(event: Any) -> None:
             nonlocal answered
@@ -228,11 +229,10 @@ def _for_granian(gate: Gate) -> ASGIFramework:
                 event["headers"].append(UNNAMED)
             await send(event)
 
-        problem = _objection(scope)
         if problem is None:
             with suppress(asyncio.CancelledError):  # it was cut off, and is answered; nobody awaits its task
-                await gate(scope, next_event, send_unnamed)
-            if not (answered or arrived):  # to Granian, who sends a body that is none has gone
+                await gate(scope, incoming.next_event, send_unnamed)
+            if not (answered or incoming.arrived):  # to Granian, who sends a body that is none has gone
                 problem = MALFORMED("The body of the request breaks off, or is none.")
         if problem is not None:
             await _refuse(problem, scope, send_unnamed)
@@ -240,21 +240,73 @@ def _for_granian(gate: Gate) -> ASGIFramework:
     return app
 
 
-def _objection(scope: Any) -> Problem | None:
-    """What speaks against a request that hyper lets pass, and others could read in another way (RFC 9112 §11.2)."""
+class _Incoming:
+    """What the client has to say. Each question to Granian is a journey to its thread and back, so few are asked.
+
+    That there is no body is known without one, and whether the client has gone is asked once a request takes long.
+    """
+
+    __slots__ = ("_receive", "_whole", "arrived")
+
+    def __init__(self, receive: Callable[[], Any], *, has_body: bool) -> None:
+        self._receive, self._whole = receive, not has_body
+        self.arrived = False
+        """Whether the whole body was handed on."""
+
+    async def next_event(self) -> ASGIReceiveEvent:
+        if self.arrived:
+            return await self._disconnect()
+        if self._whole:
+            self.arrived = True
+            return EMPTY
+        event: Any = await self._receive()
+        self.arrived = self._whole = not event.get("more_body", True)
+        return cast("ASGIReceiveEvent", event)
+
+    async def _disconnect(self) -> ASGIReceiveEvent:
+        loop = asyncio.get_running_loop()
+        gone: asyncio.Future[ASGIReceiveEvent] = loop.create_future()  # what `roles.api.client_watch` waits for
+        asked: list[Any] = []
+
+        def ask(_: object = None) -> None:
+            if asked and (event := asked[-1].result())["type"] == "http.disconnect":
+                gone.set_result(event)
+                return
+            asked.append(self._receive())
+            asked[-1].add_done_callback(ask)
+
+        timer = loop.call_later(GONE_AFTER, ask)
+        try:
+            return await gone
+        finally:
+            timer.cancel()
+            if asked:
+                asked[-1].remove_done_callback(ask)
+                asked[-1].cancel()
+
+
+def _look_at(scope: Any) -> tuple[Problem | None, bool]:
+    """What speaks against a request that hyper lets pass, and others could read in another way (RFC 9112 §11.2).
+
+    Returns:
+        The problem, if there is one; and whether the request may have a body.
+    """
     if scope["http_version"] >= "2":
-        return None
-    hosts, codings = [], []
+        return None, True
+    hosts, codings, has_length = [], [], False
     for name, value in scope["headers"]:
         if name == b"host":
             hosts.append(value)
+        elif name == b"content-length":
+            has_length = True
         elif name == b"transfer-encoding":
             codings.append(value)
+    problem = None
     if codings and codings != [b"chunked"]:
-        return untyped(501, "The only transfer coding is `chunked`.")
-    if len(hosts) > 1 or (not hosts[0] and scope["http_version"] == "1.1"):  # Granian adds an empty one to none
-        return MALFORMED("A request has one `Host`.")
-    return None
+        problem = untyped(501, "The only transfer coding is `chunked`.")
+    elif len(hosts) > 1 or (not hosts[0] and scope["http_version"] == "1.1"):  # Granian adds an empty one to none
+        problem = MALFORMED("A request has one `Host`.")
+    return problem, has_length or bool(codings)
 
 
 async def _refuse(problem: Problem, scope: Any, send: Any) -> None:

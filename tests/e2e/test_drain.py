@@ -34,10 +34,13 @@ async def in_flight(app: App, role: str, count: int) -> None:
     await app.until(holds)
 
 
-async def test_sigterm_under_load_loses_nothing_and_the_receipt_adds_up(here: Path, services: dict[str, str]) -> None:
+@pytest.mark.parametrize("server", ["hypercorn", "granian"])
+async def test_sigterm_under_load_loses_nothing_and_the_receipt_adds_up(
+    server: str, here: Path, services: dict[str, str]
+) -> None:
     answers: list[int | str] = []
     messages = 300  # far more than can be handled until the signal comes
-    async with running(here, environ=services, script=FAULTY_APP) as app:
+    async with running(here, environ={**services, "APP_API__SERVER": server}, script=FAULTY_APP) as app:
         url = services["APP_AMQP__EXAMPLE__URL"]
         base = str(app.api.base_url)
 
