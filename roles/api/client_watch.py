@@ -14,8 +14,8 @@ class ClientWatch:
     """Cancels `scope` if the client closes its connection within the block, which is for after its whole body.
 
     The next that `receive` has to give then is the client's going. A task that waits for it would cost more than
-    many a handler, so no task does: `receive` is stepped to the future that it waits for in the end (Hypercorn's
-    queue's), and that one calls back. The end of the reply puts an event into that queue too, so leave the block
+    many a handler, so no task does: `receive` is stepped to the future that it waits for in the end (of Hypercorn's
+    queue, or of `roles.web.granian`), and that one calls back. The end of the reply does so too, so leave the block
     before.
     """
 
