@@ -34,7 +34,8 @@ REPLAYED: Final = "Idempotency-Replayed"
 RETRY_AFTER: Final = "1"
 """Seconds after which the answer to a request that is being handled may be there."""
 
-_KEY = re.compile(r'"([ !#-~]{1,255})"|([!#-~]{1,255})')
+KEY: Final = re.compile('"([ !#-~]{1,255})"|([!#-~]{1,255})')
+"""The header: a text as it is, or in quotes and then with spaces. Either is the same key."""
 
 
 async def once(request: Request, handle: Callable[[], Awaitable[Any]]) -> Response:
@@ -73,7 +74,7 @@ async def once(request: Request, handle: Callable[[], Awaitable[Any]]) -> Respon
 
 def _key(request: Request) -> str:
     values = request.headers.getlist(HEADER)
-    found = _KEY.fullmatch(values[0]) if len(values) == 1 else None
+    found = KEY.fullmatch(values[0]) if len(values) == 1 else None
     if found is None:
         raise BadRequest(f"{HEADER} is not one text of 1 to 255 printable ASCII characters.")
     return found[1] or found[2]

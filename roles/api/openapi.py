@@ -15,6 +15,7 @@ from werkzeug.routing import IntegerConverter
 from werkzeug.routing.converters import BaseConverter
 from werkzeug.routing.rules import Rule
 
+from roles.api import idempotency
 from roles.api.access import Access, access_of
 from roles.api.errors import CHALLENGE, RETRY_AFTER
 from roles.api.replies import NoContent
@@ -55,7 +56,11 @@ IF_NONE_MATCH, IF_MATCH, IDEMPOTENCY_KEY = (
         (
             "Idempotency-Key",
             "Made up by the client. A request that is sent again with the same one has the same answer, no effect.",
-            {"type": "string", "pattern": "^[!#-~]{1,255}$", "examples": ["8e03978e-40d5-43dd-bc93-6894a57f9324"]},
+            {
+                "type": "string",
+                "pattern": f"^({idempotency.KEY.pattern})$",
+                "examples": ["8e03978e-40d5-43dd-bc93-6894a57f9324"],
+            },
         ),
     )
 )
