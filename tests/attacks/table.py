@@ -33,15 +33,23 @@ class Attack:
 
 
 def _attack(
-    name: str, *sends: bytes, answers: int | tuple[int, ...] = (), half_close: bool = False, **differs: int
+    name: str,
+    *sends: bytes,
+    answers: int | tuple[int, ...] = (),
+    half_close: bool = False,
+    **differs: int | tuple[int, ...],
 ) -> Attack:
     return Attack(
         name=name,
         sends=sends,
-        answers=(answers,) if isinstance(answers, int) else answers,
-        differs={server: (status,) if status else () for server, status in differs.items()},
+        answers=_statuses(answers),
+        differs={server: _statuses(given) for server, given in differs.items()},
         half_close=half_close,
     )
+
+
+def _statuses(given: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (given,) if isinstance(given, int) else given
 
 
 def get(target: bytes = b"/last", *headers: bytes) -> bytes:
@@ -65,9 +73,9 @@ CRLF_NAME = b'{"name": "a\\r\\nSet-Cookie: evil=1"}'
 OVERSIZED = (
     _attack("a target at the limit", get(b"/" + b"a" * 8191), answers=404),
     _attack("a target over it", get(b"/" + b"a" * 8192), answers=414),
-    _attack("a target without an end", b"GET /" + b"a" * MIB, answers=414),
+    _attack("a target without an end", b"GET /" + b"a" * MIB, answers=414, granian=431),
     _attack("a query over it", get(b"/?" + b"a" * 8191), answers=414),
-    _attack("a method without an end", b"G" * MIB, answers=414),
+    _attack("a method without an end", b"G" * MIB, answers=414, granian=431),
     _attack("one header over the limit", get(b"/last", b"X: " + b"a" * 16384), answers=431),
     _attack("one header without an end", b"GET / HTTP/1.1\r\nX: " + b"a" * MIB, answers=431),
     _attack("the name of a header without an end", b"GET / HTTP/1.1\r\n" + b"a" * MIB, answers=431),
@@ -81,17 +89,25 @@ OVERSIZED = (
         answers=(413, 404),
     ),
     _attack("chunks that are too long", post(CHUNKED, body=chunked(b"a" * MIB, b"a")) + LAST, answers=(413, 404)),
-    _attack("a chunk extension without an end", post(CHUNKED, body=b"1;" + b"a" * MIB), answers=431),
-    _attack("a trailer without an end", post(CHUNKED, body=b"0\r\nX: " + b"a" * MIB), answers=431),
-    _attack("trailers without an end", post(CHUNKED, body=b"0\r\n" + b"X: a\r\n" * 200_000), answers=431),
+    _attack("a chunk extension without an end", post(CHUNKED, body=b"1;" + b"a" * MIB), answers=431, granian=400),
+    _attack("a trailer without an end", post(CHUNKED, body=b"0\r\nX: " + b"a" * MIB), answers=431, granian=400),
+    _attack(
+        "trailers without an end", post(CHUNKED, body=b"0\r\n" + b"X: a\r\n" * 200_000), answers=431, granian=400
+    ),
 )
 
 SMUGGLING = (
-    _attack("a length and chunks", post(b"Content-Length: 5", CHUNKED, body=b"0\r\n\r\n" + SMUGGLED), answers=400),
+    _attack(
+        "a length and chunks",
+        post(b"Content-Length: 5", CHUNKED, body=b"0\r\n\r\n" + SMUGGLED),
+        answers=400,
+        granian=415,
+    ),
     _attack(
         "chunks and a length",
         post(CHUNKED, b"Content-Length: %d" % (len(SMUGGLED) + 5), body=b"0\r\n\r\n" + SMUGGLED),
         answers=400,
+        granian=415,
     ),
     _attack("two lengths", post(b"Content-Length: 0", b"Content-Length: 40", body=SMUGGLED), answers=400),
     _attack("two lengths in one", post(b"Content-Length: 0, 40", body=SMUGGLED), answers=400),
@@ -102,13 +118,20 @@ SMUGGLING = (
     _attack("a length with an underscore", post(b"Content-Length: 4_0", body=SMUGGLED), answers=400),
     _attack("an empty length", post(b"Content-Length:", body=SMUGGLED), answers=400),
     _attack("a length with a space before the colon", post(b"Content-Length : 40", body=SMUGGLED), answers=400),
-    _attack("a coding that is none", post(b"Transfer-Encoding: xchunked", body=chunked() + SMUGGLED), answers=501),
+    _attack(
+        "a coding that is none",
+        post(b"Transfer-Encoding: xchunked", body=chunked() + SMUGGLED),
+        answers=501,
+        granian=400,
+    ),
     _attack("a second coding", post(b"Transfer-Encoding: gzip, chunked", body=chunked() + SMUGGLED), answers=501),
-    _attack("chunked, and not at last", post(b"Transfer-Encoding: chunked, x", body=SMUGGLED), answers=501),
-    _attack("two codings", post(CHUNKED, b"Transfer-Encoding: identity", body=SMUGGLED), answers=501),
+    _attack(
+        "chunked, and not at last", post(b"Transfer-Encoding: chunked, x", body=SMUGGLED), answers=501, granian=400
+    ),
+    _attack("two codings", post(CHUNKED, b"Transfer-Encoding: identity", body=SMUGGLED), answers=501, granian=400),
     _attack("the same coding twice", post(CHUNKED, CHUNKED, body=chunked() + SMUGGLED), answers=501),
     _attack("a coding with a tab", post(b"Transfer-Encoding:\x0bchunked", body=SMUGGLED), answers=400),
-    _attack("a coding in quotes", post(b'Transfer-Encoding: "chunked"', body=SMUGGLED), answers=501),
+    _attack("a coding in quotes", post(b'Transfer-Encoding: "chunked"', body=SMUGGLED), answers=501, granian=400),
     _attack(
         "a coding with a space before the colon", post(b"Transfer-Encoding : chunked", body=SMUGGLED), answers=400
     ),
@@ -129,7 +152,12 @@ SMUGGLING = (
     _attack("chunks that end in bare LF", post(CHUNKED, body=b"1\na\n0\n\n" + SMUGGLED), answers=400),
     _attack("a chunk without its end", post(CHUNKED, body=b"1\r\na0\r\n\r\n" + SMUGGLED), answers=400),
     _attack("an upgrade to HTTP/2", get(b"/last", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"), answers=404),
-    _attack("HTTP/2 at once", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", answers=505),
+    _attack(
+        "HTTP/2 at once",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+        answers=505,
+        granian=(),
+    ),
 )
 
 INJECTION = (
@@ -179,13 +207,19 @@ GARBAGE = (
     _attack("the greeting of SSH", b"SSH-2.0-OpenSSH_9.2p1\r\n\r\n", answers=400),
     _attack("HTTP/0.9", b"GET /last\r\n\r\n", answers=400),
     _attack("HTTP/1.0", b"GET /last HTTP/1.0\r\n\r\n", answers=404),
-    _attack("HTTP/1.0 that asks to be kept", b"GET /last HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", answers=404),
-    _attack("HTTP/1.2", get().replace(b"1.1", b"1.2"), answers=505),
-    _attack("HTTP/3.0", get().replace(b"1.1", b"3.0"), answers=505),
+    _attack(
+        "HTTP/1.0 that asks to be kept",
+        b"GET /last HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        LAST,
+        answers=404,
+        granian=(404, 404),
+    ),
+    _attack("HTTP/1.2", get().replace(b"1.1", b"1.2"), answers=505, granian=400),
+    _attack("HTTP/3.0", get().replace(b"1.1", b"3.0"), answers=505, granian=400),
     _attack("HTTP in lower case", get().replace(b"HTTP", b"http"), answers=400),
     _attack("a version that is none", get().replace(b"1.1", b"1.1.1"), answers=400),
     _attack("two spaces in the first line", get().replace(b"GET ", b"GET  "), answers=400),
-    _attack("an empty line before a request", b"\r\n" + get(), answers=400),
+    _attack("an empty line before a request", b"\r\n" + get(), answers=400, granian=404),
     _attack("a method that nobody knows", get().replace(b"GET", b"BREW"), answers=404),
     _attack("a method on a path that has others", get(STUDENTS).replace(b"GET", b"BREW"), answers=405),
     _attack("a method that is none", get().replace(b"GET", b"G(T"), answers=400),
@@ -204,8 +238,8 @@ CUT_SHORT = (
     _attack("nothing", half_close=True),
     _attack("half a first line", b"GET /la", half_close=True),
     _attack("half a header", b"GET /last HTTP/1.1\r\nHos", half_close=True),
-    _attack("half a body", post(b"Content-Length: 10", body=b"half"), half_close=True),
-    _attack("half a chunk", post(CHUNKED, body=b"a\r\nhalf"), half_close=True),
+    _attack("half a body", post(b"Content-Length: 10", body=b"half"), half_close=True, granian=400),
+    _attack("half a chunk", post(CHUNKED, body=b"a\r\nhalf"), half_close=True, granian=400),
 )
 
 PIPELINED = (
