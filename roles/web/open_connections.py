@@ -155,7 +155,7 @@ class OpenConnection:
                     try:
                         self._writer.write(event.data)
                         await self._writer.drain()
-                    except (ConnectionError, RuntimeError):
+                    except (OSError, RuntimeError):  # it was reset, or timed out, or is closed
                         await self._protocol.handle(Closed())
             case Updated(idle=True):
                 self._rest()

@@ -114,7 +114,7 @@ async def attacked(
         await target.app.api.aclose()
         await target.forgotten()
         assert await app.stop() == 0
-        assert not target.bugs()
+        assert not target.bugs(), "\n".join(target.bugs())
         assert not app.output, "something was printed past the logs"
 
 
