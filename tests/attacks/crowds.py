@@ -127,7 +127,7 @@ SLOW = (
 
 CROWDS = {
     "slow clients": SLOW,
-    "replies that nobody reads": (Crowd(name="not reading", attacker=not_reading, answers=None, size=20),),
+    "replies that nobody reads": (Crowd(name="not reading", attacker=not_reading, answers=None, size=5),),
     "connections that are reset": (Crowd(name="breaking off", attacker=breaking_off, answers=None, size=100),),
 }
 """What comes together."""
