@@ -21,13 +21,14 @@ def errors_are_problems(_ctx: CheckContext, response: Response, _case: Case[Any]
     """Each error is a problem detail whose type has a page of its own, and names its request."""
     if response.status_code < 400:
         return
-    assert response.headers["content-type"] == [MEDIA_TYPE]
+    kind = response.headers.get("content-type")
+    assert kind == [MEDIA_TYPE], f"Content-Type: {kind}"
     problem = response.json()
-    assert STATUSES.get(problem["type"]) == response.status_code == problem["status"]
-    assert problem["title"]
-    assert problem["detail"]
-    assert "traceback" not in problem
-    assert [problem["request_id"]] == response.headers["x-request-id"]
+    assert STATUSES.get(problem["type"]) == response.status_code == problem["status"], "type and status do not agree"
+    assert problem["title"], "no title"
+    assert problem["detail"], "no detail"
+    assert "traceback" not in problem, "a traceback"
+    assert [problem["request_id"]] == response.headers["x-request-id"], "request_id is not X-Request-Id"
 
 
 @schemathesis.check
@@ -36,19 +37,19 @@ def refusals_of_valid_data(_ctx: CheckContext, response: Response, case: Case[An
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE:
         return
     if response.status_code == 412:
-        assert "If-Match" in (case.headers or {})
+        assert "If-Match" in (case.headers or {}), "there is no If-Match that could have failed"
     if response.status_code == 422:
         problem = response.json()
         found = {error["code"] for error in problem.get("errors", [])}
-        assert found == {"cursor"} or problem["type"] == "/problems/idempotency-key-reused"
+        known = found == {"cursor"} or problem["type"] == "/problems/idempotency-key-reused"
+        assert known, f"the document allows this: {problem}"
 
 
 @schemathesis.check
 def headers_are_complete(_ctx: CheckContext, response: Response, _case: Case[Any]) -> None:
     """Each reply has what every reply has, and says what its sender has to know of an error."""
-    headers = response.headers
-    assert headers.keys() >= ALWAYS
-    assert not any(headers.get("server", []))  # one without a value says nothing
-    assert ("www-authenticate" in headers) == (response.status_code in (401, 403))
-    if response.status_code == 405:
-        assert headers["allow"]
+    headers, status = response.headers, response.status_code
+    assert headers.keys() >= ALWAYS, f"missing: {sorted(ALWAYS - headers.keys())}"
+    assert not any(headers.get("server", [])), "a server that gives its name"  # one without a value says nothing
+    assert ("www-authenticate" in headers) == (status in (401, 403)), f"WWW-Authenticate and {status} do not agree"
+    assert status != 405 or headers.get("allow"), "405 without Allow"

@@ -101,6 +101,7 @@ async def test_tokens_are_worth_what_their_issuer_says_and_are_in_no_log(here: P
             "APP_CLIENTS__JWKS__CIRCUIT_REST": "100ms",
             "APP_LOG__LEVEL": "debug",
         }
+        assert DATABASE_PASSWORD in environ["APP_DATABASE__URL"]
         async with running(here, "--roles", "api", environ=environ) as app:
             client = Client(app)
             away = await client.ask(first)
