@@ -46,7 +46,7 @@ async def target(shared_database_url: str, tmp_path_factory: pytest.TempPathFact
     """It has little patience, so that the tests are short."""
     impatient = {
         "APP_API__HEADERS_TIMEOUT": "1s",
-        "APP_API__REQUEST_TIMEOUT": "2s",
+        "APP_API__REQUEST_TIMEOUT": "4s",
         "APP_API__KEEP_ALIVE_TIMEOUT": "2s",
         "APP_API__MAX_CONNECTIONS": str(CAPACITY),
     }
