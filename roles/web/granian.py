@@ -60,6 +60,8 @@ GONE_AFTER: Final = 0.05
 
 EMPTY: Final[ASGIReceiveEvent] = {"type": "http.request", "body": b"", "more_body": False}
 
+GONE: Final[ASGIReceiveEvent] = {"type": "http.disconnect"}
+
 UNNAMED: Final = (b"server", b"")
 """Granian says its name where there is no such header, and there is no other way to keep it from that."""
 
@@ -259,7 +261,12 @@ class _Incoming:
         if self._whole:
             self.arrived = True
             return EMPTY
-        event: Any = await self._receive()
+        try:
+            event: Any = await self._receive()
+        except asyncio.CancelledError:
+            if cast("asyncio.Task[Any]", asyncio.current_task()).cancelling():
+                raise
+            return GONE  # Granian gives questions up that nobody is left to answer
         self.arrived = self._whole = not event.get("more_body", True)
         return cast("ASGIReceiveEvent", event)
 
@@ -269,8 +276,8 @@ class _Incoming:
         asked: list[Any] = []
 
         def ask(_: object = None) -> None:
-            if asked and (event := asked[-1].result())["type"] == "http.disconnect":
-                gone.set_result(event)
+            if asked and _answer(asked[-1])["type"] == "http.disconnect":
+                gone.set_result(GONE)
                 return
             asked.append(self._receive())
             asked[-1].add_done_callback(ask)
@@ -283,6 +290,13 @@ class _Incoming:
             if asked:
                 asked[-1].remove_done_callback(ask)
                 asked[-1].cancel()
+
+
+def _answer(question: Any) -> Any:
+    try:
+        return question.result()
+    except asyncio.CancelledError:
+        return GONE
 
 
 def _look_at(scope: Any) -> tuple[Problem | None, bool]:

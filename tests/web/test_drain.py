@@ -62,6 +62,23 @@ async def test_idle_connections_do_not_hold_the_drain_up(start_server: StartServ
         assert anyio.current_time() - began < 20
 
 
+async def test_a_body_that_is_still_arriving_may_go_on_arriving(start_server: StartServer) -> None:
+    async with start_server() as server, server.client() as client, server.client() as announced:
+        await client.stream.send(b"POST /read HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\n\r\nabc")
+        await announced.stream.send(b"POST /read HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\n")
+        await eventually(lambda: server.tally.in_flight == 2)
+        server.stop.set()
+        await anyio.sleep(0.5)  # longer than the server lingers
+        await client.stream.send(b"def")
+        assert (await client.reply())[0] == 200
+        await anyio.sleep(2.5)  # and than it bears half a request
+        await announced.stream.send(b"abc")
+        assert (await announced.reply())[0] == 200
+        with anyio.fail_after(60):
+            await server.stopped.wait()
+        assert server.tally == Tally(taken=2, finished=2)
+
+
 async def test_half_a_request_does_not_hold_the_drain_up(start_server: StartServer) -> None:
     async with start_server() as server, server.client() as half:
         await half.stream.send(b"GET / HTTP/1.1\r\nHost: te")
