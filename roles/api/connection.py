@@ -128,7 +128,8 @@ class Connection:
             elif chunk:  # not a list of chunks: one can be a single byte, and takes fifty in a list
                 body = body if isinstance(body, bytearray) else bytearray(body)
                 body += chunk
-            if not event["more_body"]:
+            self._unread = event["more_body"]
+            if not self._unread:
                 return bytes(body)
 
     def _hold(self, length: int) -> None:
