@@ -22,11 +22,11 @@ from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from roles.web.http1 import Http1
+from roles.web.http2 import Http2
 from roles.web.patience import Patience
 
 READ_SIZE = 2**16
@@ -84,7 +84,7 @@ class OpenConnection:
         self._loop = asyncio.get_running_loop()
         self._tasks = TaskGroup(self._loop)
         self._sending = asyncio.Lock()
-        self._protocol: Http1 | H2Protocol
+        self._protocol: Http1 | Http2
         self._timer: asyncio.TimerHandle | None = None
         self._idle = True
         self._arriving = False
@@ -123,9 +123,9 @@ class OpenConnection:
         self._listening.cancel()
         self._writer.transport.abort()
 
-    def _speak(self) -> Http1 | H2Protocol:
+    def _speak(self) -> Http1 | Http2:
         socket, tls = self._writer.get_extra_info("socket"), self._writer.get_extra_info("ssl_object")
-        kind = H2Protocol if tls is not None and tls.selected_alpn_protocol() == "h2" else Http1
+        kind = Http2 if tls is not None and tls.selected_alpn_protocol() == "h2" else Http1
         return kind(
             self._others.app,
             self._others.config,
