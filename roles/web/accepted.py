@@ -10,8 +10,8 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from fcntl import ioctl
 from pathlib import Path
@@ -35,8 +35,7 @@ class Accepted:
 
     def end(self) -> int:
         """Ends all; returns how many that were."""
-        with self._all() as all_of_them:
-            return _shut_down(all_of_them)
+        return self._end(lambda _: True)
 
     def end_idle(self, since: timedelta, *, busy: Collection[Client]) -> int:
         """Ends those on which nothing was sent for that long, and nothing waits to be; returns how many that were.
@@ -44,8 +43,7 @@ class Accepted:
         Params:
             busy: clients whose requests are in flight: theirs stay.
         """
-        with self._all() as all_of_them:
-            return _shut_down([each for each in _idle(all_of_them, busy) if _since_sent(each) >= since])
+        return self._end(lambda connection: _is_idle(connection, busy) and _since_sent(connection) >= since)
 
     def make_place(self, most: int, *, busy: Collection[Client]) -> int:
         """If there are as many as there may be, ends a tenth of them: those that are idle for longest.
@@ -53,47 +51,60 @@ class Accepted:
         Returns:
             How many that were: fewer, if the others are not idle.
         """
-        with self._all() as all_of_them:
-            if len(all_of_them) < most:
-                return 0
-            idle = sorted(_idle(all_of_them, busy), key=_since_sent, reverse=True)
-            return _shut_down(idle[: max(most // 10, 1)])
+        count = 0
+        idle: list[tuple[timedelta, int]] = []
+        for connection in self._each():
+            with suppress(OSError):  # it has ended by itself
+                count += 1
+                if _is_idle(connection, busy):
+                    idle.append((_since_sent(connection), _identity(connection)))
+        if count < most or not idle:
+            return 0
+        longest = {identity for _, identity in sorted(idle, reverse=True)[: max(most // 10, 1)]}
+        return self._end(lambda connection: _identity(connection) in longest)
 
-    @contextmanager
-    def _all(self) -> Iterator[list[socket.socket]]:
-        with ExitStack() as copies:
-            found = []
-            for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
-                with suppress(OSError):  # another thread has closed it, or it is not connected
-                    if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                        # A copy stays this very socket, whatever its number is given to next.
-                        connection = copies.enter_context(socket.socket(fileno=os.dup(descriptor)))
-                        if self._is_ours(connection):
-                            found.append(connection)
-            yield found
+    def _end(self, condition: Callable[[socket.socket], bool]) -> int:
+        ended = 0
+        for connection in self._each():
+            with suppress(OSError):  # it has ended by itself
+                if condition(connection):
+                    connection.shutdown(socket.SHUT_RDWR)
+                    ended += 1
+        return ended
+
+    def _each(self) -> Iterator[socket.socket]:
+        """One after the other, as a copy: it stays this very socket, whatever its number is given to meanwhile.
+
+        One at a time, for there may be few descriptors left.
+        """
+        for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+            try:
+                if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                    continue
+                connection = socket.socket(fileno=os.dup(descriptor))
+            except OSError:  # another thread has closed it
+                continue
+            with connection:
+                if self._is_ours(connection):
+                    yield connection
 
     def _is_ours(self, connection: socket.socket) -> bool:
         if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:
             return False
-        connection.getpeername()  # raises for one that listens
-        host, port, *_ = connection.getsockname()
+        try:
+            connection.getpeername()
+            host, port, *_ = connection.getsockname()
+        except OSError:  # it listens, or has ended by itself
+            return False
         return port == self._address[1] and (self._everywhere or host == self._address[0])
 
 
-def _shut_down(connections: list[socket.socket]) -> int:
-    for connection in connections:
-        with suppress(OSError):  # it has ended by itself
-            connection.shutdown(socket.SHUT_RDWR)
-    return len(connections)
+def _is_idle(connection: socket.socket, busy: Collection[Client]) -> bool:
+    return connection.getpeername()[:2] not in busy and not _unsent(connection)
 
 
-def _idle(connections: list[socket.socket], busy: Collection[Client]) -> list[socket.socket]:
-    def is_idle(connection: socket.socket) -> bool:
-        with suppress(OSError):  # it has ended by itself
-            return connection.getpeername()[:2] not in busy and not _unsent(connection)
-        return False
-
-    return [connection for connection in connections if is_idle(connection)]
+def _identity(connection: socket.socket) -> int:
+    return os.fstat(connection.fileno()).st_ino
 
 
 def _unsent(connection: socket.socket) -> int:

@@ -87,43 +87,44 @@ async def serve(
     gate = Gate(app, tally=tally, draining=draining, log_requests=log_requests)
     accepted = Accepted(listener)
     give_up_after(listener, patience.keep_alive_timeout)
-    server = _Granian(_for_granian(gate), listener, patience, tls)
+    with socket() as spare:
+        server = _Granian(_for_granian(gate), listener, spare, patience, tls)
 
-    async def drain() -> None:
-        try:
-            await stop.wait()
-            server.refuse()
-            draining.set()
-            await anyio.sleep(LINGER)
-            server.stop()
-            await _end_idle(accepted, gate, QUIET, QUIET)
-        finally:  # cancelled, because all connections have ended, or because the time for that is over
-            if not ended.is_set():
+        async def drain() -> None:
+            try:
+                await stop.wait()
                 server.refuse()
                 draining.set()
+                await anyio.sleep(LINGER)
                 server.stop()
-                gate.cut_off()
-                with anyio.move_on_after(CUT_OFF_TIMEOUT, shield=True):
-                    await ended.wait()
-                shield.deadline = anyio.current_time() + CUT_OFF_TIMEOUT
-                accepted.end()
+                await _end_idle(accepted, gate, QUIET, QUIET)
+            finally:  # cancelled, because all connections have ended, or because the time for that is over
+                if not ended.is_set():
+                    server.refuse()
+                    draining.set()
+                    server.stop()
+                    gate.cut_off()
+                    with anyio.move_on_after(CUT_OFF_TIMEOUT, shield=True):
+                        await ended.wait()
+                    shield.deadline = anyio.current_time() + CUT_OFF_TIMEOUT
+                    accepted.end()
 
-    async with anyio.create_task_group() as tasks:
-        # Its own clean-up must run to its end: cancelled, it would leave its thread behind.
-        with anyio.CancelScope(shield=True) as shield:
-            tasks.start_soon(drain)
-            tasks.start_soon(_make_place, accepted, gate, patience.connections)
-            if tls is not None:
-                keep_alive = patience.keep_alive_timeout
-                tasks.start_soon(_end_idle, accepted, gate, keep_alive, keep_alive / 2)
-            started()
-            await server.serve()
-        ended.set()
-        tasks.cancel_scope.cancel()
-    if shield.cancelled_caught:
-        log.error("granian did not stop", waited_seconds=2 * CUT_OFF_TIMEOUT)
-    elif not server.interrupt_signal:
-        raise RuntimeError("Granian has stopped by itself; what it logged before says why")
+        async with anyio.create_task_group() as tasks:
+            # Its own clean-up must run to its end: cancelled, it would leave its thread behind.
+            with anyio.CancelScope(shield=True) as shield:
+                tasks.start_soon(drain)
+                tasks.start_soon(_make_place, accepted, gate, patience.connections)
+                if tls is not None:
+                    keep_alive = patience.keep_alive_timeout
+                    tasks.start_soon(_end_idle, accepted, gate, keep_alive, keep_alive / 2)
+                started()
+                await server.serve()
+            ended.set()
+            tasks.cancel_scope.cancel()
+        if shield.cancelled_caught:
+            log.error("granian did not stop", waited_seconds=2 * CUT_OFF_TIMEOUT)
+        elif not server.interrupt_signal:
+            raise RuntimeError("Granian has stopped by itself; what it logged before says why")
 
 
 async def _make_place(accepted: Accepted, gate: Gate, most: int) -> None:
@@ -144,8 +145,15 @@ def _busy(gate: Gate) -> set[Client]:
 
 
 class _Granian(Server):
-    def __init__(self, app: ASGIFramework, listener: socket, patience: Patience, tls: Certificate | None) -> None:
-        self._listener = listener
+    def __init__(
+        self,
+        app: ASGIFramework,
+        listener: socket,
+        spare: socket,
+        patience: Patience,
+        tls: Certificate | None,
+    ) -> None:
+        self._listener, self._spare = listener, spare
         if tls is not None:
             _ensure_known(tls)
         try:
@@ -180,11 +188,10 @@ class _Granian(Server):
         if self._listener.fileno() == -1:
             return
         if os.path.sameopenfile(self._listener.fileno(), self._copy):
-            with socket() as mute:
-                mute.bind(("127.0.0.1", 0))
-                mute.listen()
-                mute.setblocking(False)
-                os.dup2(mute.fileno(), self._copy, inheritable=False)
+            self._spare.bind(("127.0.0.1", 0))  # it was made before, for now there may be no descriptor left
+            self._spare.listen()
+            self._spare.setblocking(False)
+            os.dup2(self._spare.fileno(), self._copy, inheritable=False)
         self._listener.close()
 
     def stop(self) -> None:
