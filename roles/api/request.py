@@ -26,6 +26,23 @@ class Request(quart.Request):
     counted_as: str | None = None
     """Whose request it is for `roles.api.limits`, from its beginning to its end; None until that was asked."""
 
+    _routing_exception: Exception | None = None
+
+    @property
+    def routing_exception(self) -> Exception | None:
+        """Why no route was found, without the way there.
+
+        That leads back to the request, and what leads to itself lives on until the garbage collector comes, and with
+        it whatever holds the client's connection.
+        """
+        return self._routing_exception
+
+    @routing_exception.setter
+    def routing_exception(self, error: Exception | None) -> None:
+        if error is not None:
+            error.__traceback__ = error.__context__ = None
+        self._routing_exception = error
+
     @cached_property
     def next_in_time(self) -> dict[str, datetime]:
         """When the next request would be in time, by the limiter's keys, as far as it was asked for."""
