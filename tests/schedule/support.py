@@ -184,7 +184,7 @@ async def allow_connections(url: str, *, allow: bool) -> None:
         await admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(name, allow))
 
 
-async def until(condition: Callable[[], Awaitable[bool] | bool], *, within: float = 10.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool] | bool], *, within: float = 60.0) -> None:
     """Waits for a condition, with a deadline."""
     with anyio.fail_after(within):
         while True:

@@ -191,12 +191,12 @@ async def test_retries_are_counted_and_undo_what_the_attempts_before_did(databas
     async with replicas(database_url, [a_job(fails_twice, retries=2, backoff="4s")], clock) as [replica]:
         await clock.advance(1)
         await until(lambda: calls == 1)
-        await until(lambda: clock.sleeps[-1] == 4)
+        await until(lambda: 4 in clock.sleeps)
         await clock.advance(3.9)
         assert calls == 1
         await clock.advance(0.1)
         await until(lambda: calls == 2)
-        await until(lambda: clock.sleeps[-1] == 8 or 8 in clock.sleeps)
+        await until(lambda: 8 in clock.sleeps)
         await clock.advance(8)
         await witness.book_has("finished")
         assert (replica.tally.finished, replica.tally.failed) == (1, 0)
