@@ -39,7 +39,7 @@ class ApiRole:
         """
         settings = self._resources.settings
         ensure_guarded(settings)
-        serve = server(settings.api.server)
+        serve = server(settings.api.server).serve
         app = create_app(settings, self._resources.clock)
         certificate = settings.api.tls_certificate
         tls = Certificate(certificate, settings.api.tls_key) if certificate else None

@@ -16,8 +16,8 @@ from roles.ops.status import status
 from roles.resources import Resources
 from roles.role import RoleStatus
 from roles.tally import Tally
-from roles.web.hypercorn import serve
 from roles.web.listener import address_of, is_loopback, listen
+from roles.web.server import server
 from schema.status import Liveness, Readiness, Status
 
 log = structlog.get_logger(__name__)
@@ -52,6 +52,7 @@ class OpsRole:
         pages = {"/health/live": self._live, "/health/ready": self._ready, "/status": self._status}
         local = is_loopback(settings.bind, setting="ops.bind")
         app = OpsApp(pages, token=settings.token.get_secret_value(), local=local)
+        serve = server("hypercorn").serve
         await serve(app, listener, stop=stop, tally=Tally(), started=task_status.started, log_requests=False)
 
     async def _live(self) -> tuple[HTTPStatus, Liveness]:

@@ -39,22 +39,20 @@ class Gate:
     Params:
         tally: a request is taken when it is accepted. It is finished when its reply was handed over completely,
             and failed if that never happened (the client went away) or the reply was a 500.
-        draining: once set, every reply tells the client that the connection ends with it.
         log_requests: whether each request is logged.
     """
 
-    def __init__(self, app: ASGIFramework, *, tally: Tally, draining: anyio.Event, log_requests: bool = True) -> None:
-        self._app, self._tally, self._draining, self._log_requests = app, tally, draining, log_requests
+    def __init__(self, app: ASGIFramework, *, tally: Tally, log_requests: bool = True) -> None:
+        self._app, self._tally, self._log_requests = app, tally, log_requests
+        self.draining = anyio.Event()
+        """Once set, every reply tells the client that the connection ends with it."""
         self._in_flight: dict[asyncio.Task[None], tuple[str, int] | None] = {}
         self._cut_off = False
         self._log = log.bind()  # once: structlog's lazy logger is set up anew at each use
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if scope["type"] == "http":
-            await self._http(scope, receive, send)
-        else:  # a websocket; there are none here
-            await receive()
-            await send({"type": "websocket.close", "code": 1000, "reason": None})
+        assert scope["type"] == "http", "neither server begins a websocket or a lifespan"
+        await self._http(scope, receive, send)
 
     def cut_off(self) -> None:
         """Cancels all requests in flight; each is answered with 503, if it has not been answered yet."""
@@ -120,7 +118,7 @@ class Gate:
     ) -> list[tuple[bytes, bytes]]:
         """The reply's headers with ours."""
         complete(headers, request_id, secure=scope["scheme"] == "https")
-        if self._draining.is_set() and scope["http_version"] < "2":  # HTTP/2 ends connections in its own way
+        if self.draining.is_set() and scope["http_version"] < "2":  # HTTP/2 ends connections in its own way
             headers.append((b"connection", b"close"))
         return headers
 

@@ -34,12 +34,11 @@ from granian.net import SocketHolder  # type: ignore[attr-defined]  # its stubs 
 from granian.server.embed import Server
 from hypercorn.typing import ASGIFramework, ASGIReceiveEvent
 
-from roles.tally import Tally
 from roles.web.accepted import Accepted, Client
 from roles.web.gate import STATE_KEY, Gate, new_request_id
 from roles.web.headers import complete, problem_reply
-from roles.web.listener import BACKLOG, give_up_after
-from roles.web.patience import PATIENCE, Patience
+from roles.web.listener import BACKLOG
+from roles.web.patience import Patience
 from roles.web.server import CUT_OFF_TIMEOUT, LINGER, Certificate
 from schema.problems import MALFORMED, Problem, untyped
 
@@ -71,22 +70,18 @@ LOGGING: Final[dict[str, Any]] = {"incremental": True, "formatters": {}, "handle
 log = structlog.get_logger(__name__)
 
 
-async def serve(
-    app: ASGIFramework,
+async def converse(
+    gate: Gate,
     listener: socket,
     *,
     stop: anyio.Event,
-    tally: Tally,
-    started: Callable[[], None] = lambda: None,
-    patience: Patience = PATIENCE,
-    log_requests: bool = True,
-    tls: Certificate | None = None,
+    started: Callable[[], None],
+    patience: Patience,
+    tls: Certificate | None,
 ) -> None:
-    """Serves with Granian; see `roles.web.server.Serve`."""
-    draining, ended = anyio.Event(), anyio.Event()
-    gate = Gate(app, tally=tally, draining=draining, log_requests=log_requests)
+    """Serves with Granian; see `roles.web.server.Server.serve`."""
+    ended = anyio.Event()
     accepted = Accepted(listener)
-    give_up_after(listener, patience.keep_alive_timeout)
     with socket() as spare:
         server = _Granian(_for_granian(gate), listener, spare, patience, tls)
 
@@ -94,14 +89,14 @@ async def serve(
             try:
                 await stop.wait()
                 server.refuse()
-                draining.set()
+                gate.draining.set()
                 await anyio.sleep(LINGER)
                 server.stop()
                 await _end_idle(accepted, gate, QUIET, QUIET)
             finally:  # cancelled, because all connections have ended, or because the time for that is over
                 if not ended.is_set():
                     server.refuse()
-                    draining.set()
+                    gate.draining.set()
                     server.stop()
                     gate.cut_off()
                     with anyio.move_on_after(CUT_OFF_TIMEOUT, shield=True):

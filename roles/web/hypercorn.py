@@ -17,14 +17,12 @@ import structlog
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
-from hypercorn.typing import ASGIFramework
 
 from roles.cancellation import stray_cancellation_as
-from roles.tally import Tally
 from roles.web.gate import Gate
-from roles.web.listener import BACKLOG, give_up_after
+from roles.web.listener import BACKLOG
 from roles.web.open_connections import Connections, OpenConnection
-from roles.web.patience import PATIENCE, Patience
+from roles.web.patience import Patience
 from roles.web.server import CUT_OFF_TIMEOUT, LINGER, Certificate
 
 TLS_HANDSHAKE_TIMEOUT = 10.0
@@ -33,22 +31,17 @@ TLS_HANDSHAKE_TIMEOUT = 10.0
 log = structlog.get_logger(__name__)
 
 
-async def serve(
-    app: ASGIFramework,
+async def converse(
+    gate: Gate,
     listener: socket,
     *,
     stop: anyio.Event,
-    tally: Tally,
-    started: Callable[[], None] = lambda: None,
-    patience: Patience = PATIENCE,
-    log_requests: bool = True,
-    tls: Certificate | None = None,
+    started: Callable[[], None],
+    patience: Patience,
+    tls: Certificate | None,
 ) -> None:
-    """Serves with Hypercorn; see `roles.web.server.Serve`."""
-    draining = anyio.Event()
-    gate = Gate(app, tally=tally, draining=draining, log_requests=log_requests)
+    """Serves with Hypercorn; see `roles.web.server.Server.serve`."""
     config, context = _config(patience), WorkerContext(None)
-    give_up_after(listener, patience.keep_alive_timeout)
     secure = None if tls is None else _tls_context(tls)
     open_connections = Connections(ASGIWrapper(gate), config, context, patience)
 
@@ -64,13 +57,13 @@ async def serve(
         try:
             await stop.wait()
             server.close()
-            draining.set()
+            gate.draining.set()
             await anyio.sleep(LINGER)
             await terminate()
             await anyio.sleep_forever()
         finally:  # cancelled, because all connections have ended, or because the time for that is over
             server.close()
-            draining.set()
+            gate.draining.set()
             await terminate()
             gate.cut_off()
             shield.deadline = anyio.current_time() + CUT_OFF_TIMEOUT

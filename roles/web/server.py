@@ -1,8 +1,8 @@
 """What serves HTTP in this process: `hypercorn` by default, or `granian`, behind one small interface.
 
-A server is a coroutine that is given a socket that listens already, serves an application on it until it is asked to
-stop, and drains. It owns no signal, no lifespan and no log of requests: these are the process's, the role's and the
-gate's (`roles.web.gate`). What the two differ in is in docs/adr/0031.
+A server is given a socket that listens already, serves an application on it until it is asked to stop, and drains. It
+owns no signal, no lifespan and no log of requests: these are the process's, the role's and the gate's
+(`roles.web.gate`), which is the same for both. What the two differ in is in docs/adr/0031.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import anyio
 from hypercorn.typing import ASGIFramework
 
 from roles.tally import Tally
-from roles.web.patience import Patience
+from roles.web.gate import Gate
+from roles.web.listener import give_up_after
+from roles.web.patience import PATIENCE, Patience
 from schema.errors import ConfigurationError
 
 LINGER: Final = 0.1
@@ -50,38 +52,60 @@ class Certificate:
         )
 
 
-class Serve(Protocol):
-    """Serves `app` on `listener` until `stop` is set, then ends what is in flight and returns.
-
-    The drain: nothing new is accepted, replies end their connections, idle connections are closed. It takes as
-    long as the longest request; cancel it, and those that are left are cut off: cancelled, and answered with 503.
-
-    Params:
-        app: an ASGI application; its lifespan is its owner's.
-        listener: it is closed in the end.
-        started: called once connections are accepted.
-        patience: how many connections there may be, and what each of them may take.
-        tls: the certificate to serve with, for HTTP/2 as well; None serves without TLS.
-
-    Raises:
-        ConfigurationError: the certificate cannot be used.
-    """
+class Converse(Protocol):
+    """What the two servers differ in: serves a gate on a listener; see `Server.serve`."""
 
     async def __call__(
+        self,
+        gate: Gate,
+        listener: socket,
+        *,
+        stop: anyio.Event,
+        started: Callable[[], None],
+        patience: Patience,
+        tls: Certificate | None,
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One of the two."""
+
+    converse: Converse
+
+    async def serve(
         self,
         app: ASGIFramework,
         listener: socket,
         *,
         stop: anyio.Event,
         tally: Tally,
-        started: Callable[[], None] = ...,
-        patience: Patience = ...,
-        log_requests: bool = ...,
+        started: Callable[[], None] = lambda: None,
+        patience: Patience = PATIENCE,
+        log_requests: bool = True,
         tls: Certificate | None = None,
-    ) -> None: ...
+    ) -> None:
+        """Serves `app` on `listener` until `stop` is set, then ends what is in flight and returns.
+
+        The drain: nothing new is accepted, replies end their connections, idle connections are closed. It takes as
+        long as the longest request; cancel it, and those that are left are cut off: cancelled, and answered with 503.
+
+        Params:
+            app: an ASGI application; its lifespan is its owner's.
+            listener: it is closed in the end.
+            started: called once connections are accepted.
+            patience: how many connections there may be, and what each of them may take.
+            tls: the certificate to serve with, for HTTP/2 as well; None serves without TLS.
+
+        Raises:
+            ConfigurationError: the certificate cannot be used.
+        """
+        gate = Gate(app, tally=tally, log_requests=log_requests)
+        give_up_after(listener, patience.keep_alive_timeout)
+        await self.converse(gate, listener, stop=stop, started=started, patience=patience, tls=tls)
 
 
-def server(name: Literal["hypercorn", "granian"]) -> Serve:
+def server(name: Literal["hypercorn", "granian"]) -> Server:
     """The server that `api.server` names.
 
     Raises:
@@ -90,7 +114,7 @@ def server(name: Literal["hypercorn", "granian"]) -> Serve:
     if name == "hypercorn":
         from roles.web import hypercorn  # noqa: PLC0415 - one is used, and one is loaded
 
-        return hypercorn.serve
+        return Server(hypercorn.converse)
     if find_spec("granian") is None:
         raise ConfigurationError(
             'api.server = "granian" (APP_API__SERVER) needs the extra `granian`: install it '
@@ -98,4 +122,4 @@ def server(name: Literal["hypercorn", "granian"]) -> Serve:
         )
     from roles.web import granian  # noqa: PLC0415
 
-    return granian.serve
+    return Server(granian.converse)

@@ -144,7 +144,7 @@ async def running_server(
 
     async def run(*, task_status: TaskStatus[None]) -> None:
         with scope:
-            await server_named(name)(
+            await server_named(name).serve(
                 app,
                 listener,
                 stop=stop,

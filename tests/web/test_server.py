@@ -63,7 +63,7 @@ async def start(name: ServerName, tls: Certificate) -> None:
     """Starts a server, and stops it."""
     stop = anyio.Event()
     with anyio.fail_after(60), listen(Address("127.0.0.1:0"), setting="api.bind") as listener:
-        await server(name)(Application(), listener, stop=stop, tally=Tally(), started=stop.set, tls=tls)
+        await server(name).serve(Application(), listener, stop=stop, tally=Tally(), started=stop.set, tls=tls)
 
 
 @pytest.mark.parametrize(
