@@ -138,11 +138,19 @@ class _Handler(logging.Handler):
             self._write(record)
         except Exception:  # noqa: BLE001 - what cannot be shown must not take its caller down
             self._write(_about("log record cannot be written", source=record.name, text=repr(record.msg)[:500]))
-        if lost := self._outlet.take_lost():
-            self._write(_about("log records dropped: nobody read them", count=lost))
+        self._tell_lost()
 
     def flush(self) -> None:
+        """Sends what waits, and then how much was dropped, to a reader that is not too slow."""
         self._outlet.flush(EXIT_PATIENCE)
+        if self._tell_lost():
+            self._outlet.flush(EXIT_PATIENCE)
+
+    def _tell_lost(self) -> bool:
+        lost = self._outlet.take_lost()
+        if lost:
+            self._write(_about("log records dropped: nobody read them", count=lost))
+        return lost > 0
 
     def _write(self, record: logging.LogRecord) -> None:
         shaped = shape(record)
