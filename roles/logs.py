@@ -85,6 +85,7 @@ def configure(mode: Mode, level: str = "info", *, stream: TextIO | None = None) 
     number = logging.getLevelNamesMapping()[level.upper()]
     # What nobody is shown, and costs time (the "Optimization" of Python's logging HOWTO).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001 - the HOWTO's way to leave out the search for the caller
     logging.basicConfig(handlers=[_Handler(outlet, console)], level=number, force=True)
     for name, least in CHATTY.items():
         logging.getLogger(name).setLevel(number if number <= logging.DEBUG else max(number, least))
