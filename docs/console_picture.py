@@ -38,7 +38,9 @@ def main() -> None:
         record.fields = fields
         if event.startswith(("role failed", "not ")):
             record.levelno, record.levelname = logging.WARNING, "WARNING"
-        console.print(Text.assemble(*line(shape(record), f"12:00:{second:02}")), no_wrap=True, overflow="ellipsis")
+        console.print(
+            Text.assemble(*line(shape(record, {}), f"12:00:{second:02}")), no_wrap=True, overflow="ellipsis"
+        )
     console.print(render(STATUS, rates={"api": 212.4, "schedule": 0.0, "consume": 0.0}, width=WIDTH))
     # No fonts from another host: a reader's own monospaced one will do.
     picture = FONTS.sub("", console.export_svg(title="make run"))

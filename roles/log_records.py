@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-import structlog
-
 from schema.duration import format_duration
 from schema.settings_sources import mask
 
@@ -21,8 +19,8 @@ _SECRET_NAME = re.compile(r"passw|secret|token|authorization|cookie", re.IGNOREC
 _STYLES = {"debug": "dim", "info": "green", "warning": "yellow", "error": "bold red", "critical": "bold red"}
 
 
-def shape(record: logging.LogRecord) -> dict[str, Any]:
-    """The record as JSON-able data: timestamp, level, logger, event; what the context has bound; its own fields.
+def shape(record: logging.LogRecord, bound: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as JSON-able data: timestamp, level, logger, event; what its context had `bound`; its own fields.
 
     A field that would hide one of the first four gets an underscore at its end.
     """
@@ -32,8 +30,7 @@ def shape(record: logging.LogRecord) -> dict[str, Any]:
         "logger": record.name,
         "event": _masked(record.getMessage()),
     }
-    fields: Mapping[str, Any] = structlog.contextvars.get_contextvars() | getattr(record, "fields", {})
-    for name, value in fields.items():
+    for name, value in {**bound, **getattr(record, "fields", {})}.items():
         secret = isinstance(value, str) and _SECRET_NAME.search(name)
         shaped[f"{name}_" if name in _HEAD else name] = "***" if secret else _plain(value)
     if record.stack_info:

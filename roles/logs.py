@@ -13,6 +13,7 @@ Hypercorn, aiormq, Alembic, psycopg and warnings look like our own. What is boun
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -20,8 +21,11 @@ import sys
 import threading
 import time
 import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
-from types import TracebackType
+from types import MappingProxyType, NoneType, TracebackType
 from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
@@ -54,10 +58,17 @@ CHATTY: Final = {
 """Loggers that tell of every single call, or with a traceback what we have an event for, and where they start
 unless the level is debug."""
 
+TOGETHER: Final = 100
+"""Records that are written together, at most."""
+
 EXIT_PATIENCE: Final = 1.0
 """Seconds that a slow reader of the logs is given when the process ends."""
 
 log = structlog.get_logger(__name__)
+
+_UNBOUND: Final[Mapping[str, Any]] = MappingProxyType({})
+
+_LASTING: Final = frozenset({str, int, float, bool, NoneType})
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -128,41 +139,97 @@ def log_event(event: Event) -> None:
 
 
 class _Handler(logging.Handler):
-    """Writes each record, whoever made it: as JSON, or through the console."""
+    """Writes each record, whoever made it: as JSON, or through the console.
+
+    Where an event loop runs, a record that is no warning waits for the end of the loop's turn, to be written together
+    with the others of that turn: made one after the other, they cost less. Nothing is overtaken, for what is written
+    at once takes along what waits; and only SIGKILL and its like lose the records of a turn.
+    """
 
     def __init__(self, outlet: Outlet, console: Console | None) -> None:
         super().__init__()
         self._outlet, self._console = outlet, console
+        self._waiting: deque[tuple[logging.LogRecord, Mapping[str, Any]]] = deque()
+        """Each with what was bound when it was made."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The one at the end of whose turn they are written; None if none waits."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._write(record)
-        except Exception:  # noqa: BLE001 - what cannot be shown must not take its caller down
-            self._write(_about("log record cannot be written", source=record.name, text=repr(record.msg)[:500]))
-        self._tell_lost()
+        self._waiting.append((record, structlog.contextvars.get_contextvars()))
+        urgent = record.levelno >= logging.WARNING or _may_change(record) or len(self._waiting) >= TOGETHER
+        if urgent or not self._wait_for_turn():
+            self._write_waiting()
 
     def flush(self) -> None:
         """Sends what waits, and then how much was dropped, to a reader that is not too slow."""
-        self._outlet.flush(EXIT_PATIENCE)
-        if self._tell_lost():
+        with self._alone():
+            self._write_waiting()
             self._outlet.flush(EXIT_PATIENCE)
+            if self._tell_lost():
+                self._outlet.flush(EXIT_PATIENCE)
+
+    def close(self) -> None:
+        with self._alone():
+            self._write_waiting()
+        super().close()
+
+    def _wait_for_turn(self) -> bool:
+        """Has what waits written at the end of this turn; False if no loop runs here."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+        if self._loop is not loop:  # another one has ended, and will not call any more
+            self._loop = loop
+            loop.call_soon(self._end_turn)
+        return True
+
+    def _end_turn(self) -> None:
+        with self._alone():
+            self._loop = None
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        while self._waiting:
+            record, bound = self._waiting.popleft()  # one at a time: a signal may end the process in between
+            try:
+                self._write(record, bound)
+            except Exception:  # noqa: BLE001 - what cannot be shown must not take its caller down
+                self._write(_about("log record cannot be written", source=record.name, text=repr(record.msg)[:500]))
+        self._outlet.flush()
+        self._tell_lost()
 
     def _tell_lost(self) -> bool:
         lost = self._outlet.take_lost()
         if lost:
             self._write(_about("log records dropped: nobody read them", count=lost))
+            self._outlet.flush()
         return lost > 0
 
-    def _write(self, record: logging.LogRecord) -> None:
-        shaped = shape(record)
+    def _write(self, record: logging.LogRecord, bound: Mapping[str, Any] = _UNBOUND) -> None:
+        shaped = shape(record, bound)
         if self._console is None:
-            self._outlet.write(_to_json(shaped) + "\n")
+            self._outlet.keep(_to_json(shaped) + "\n")
         elif self._console.is_terminal:
             local = time.strftime("%H:%M:%S", time.localtime(record.created))
             # The terminal wraps, not Rich: a long line stays one line when it is copied.
             self._console.print(Text.assemble(*line(shaped, local)), soft_wrap=True, highlight=False)
         else:
-            self._outlet.write("".join(text for text, _ in line(shaped, shaped["timestamp"])) + "\n")
+            self._outlet.keep("".join(text for text, _ in line(shaped, shaped["timestamp"])) + "\n")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+
+def _may_change(record: logging.LogRecord) -> bool:
+    """Whether it could be another one when the turn is over: of a list it would show what is in it then."""
+    fields: Mapping[str, Any] = getattr(record, "fields", _UNBOUND)
+    return bool(record.args) or any(type(value) not in _LASTING for value in fields.values())
 
 
 def _about(event: str, **fields: Any) -> logging.LogRecord:

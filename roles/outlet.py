@@ -47,15 +47,19 @@ class Outlet:
 
     def write(self, text: str) -> int:
         """Sends the text, keeps it for later, or drops it, but does not wait."""
+        self.keep(text)
+        self.flush()
+        return len(text)
+
+    def keep(self, text: str) -> None:
+        """Keeps the text until `flush`, or drops it if there is no room."""
         if self._stream is None:
-            return len(text)
+            return
         data = text.encode(self.encoding, "backslashreplace")
         if len(self._waiting) + len(data) > LIMIT:
             self._lost += 1
         else:
             self._waiting += data
-        self.flush()
-        return len(text)
 
     def flush(self, patience: float = 0.0) -> None:
         """Sends what waits for as long as the reader takes it, and gives a slow one up to `patience` seconds."""

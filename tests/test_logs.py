@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import pytest
 import structlog
+from anyio.lowlevel import checkpoint
 from structlog.contextvars import bound_contextvars
 
 from roles.events import (
@@ -36,7 +37,7 @@ from roles.events import (
     RoleStopped,
     RoleWaiting,
 )
-from roles.logs import Mode, choose_mode, configure, log_event
+from roles.logs import TOGETHER, Mode, choose_mode, configure, log_event
 from roles.outlet import LIMIT, Outlet
 
 HEAD = ["timestamp", "level", "logger", "event"]
@@ -103,6 +104,58 @@ def test_what_the_context_has_bound_is_in_every_record_made_there(stream: io.Str
     ours, theirs, outside = records(stream)
     assert (ours["role"], ours["message_id"]) == (theirs["role"], theirs["message_id"]) == ("consume", "m1")
     assert "role" not in outside
+
+
+@pytest.mark.anyio
+async def test_the_records_of_a_turn_are_written_at_its_end_with_what_was_bound(stream: io.StringIO) -> None:
+    configure("json", stream=stream)
+
+    with bound_contextvars(request_id="r1"):
+        log.info("first")
+    log.info("second")
+    at_once = stream.getvalue()
+    await checkpoint()
+
+    first, second = records(stream)
+    assert at_once == ""
+    assert (first["event"], first["request_id"]) == ("first", "r1")
+    assert second["event"] == "second"
+    assert "request_id" not in second
+
+
+@pytest.mark.anyio
+async def test_a_warning_does_not_wait_and_overtakes_nothing(stream: io.StringIO) -> None:
+    configure("json", stream=stream)
+
+    log.info("before")
+    log.warning("now")
+
+    assert [record["event"] for record in records(stream)] == ["before", "now"]
+
+
+@pytest.mark.anyio
+async def test_what_could_change_is_written_as_it_was(stream: io.StringIO) -> None:
+    configure("json", stream=stream)
+    queues = ["a"]
+
+    log.info("ours", queues=queues)
+    logging.getLogger("foreign").info("theirs: %s", queues)
+    queues.append("b")
+    await checkpoint()
+
+    ours, theirs = records(stream)
+    assert ours["queues"] == ["a"]
+    assert theirs["event"] == "theirs: ['a']"
+
+
+@pytest.mark.anyio
+async def test_a_turn_without_an_end_shows_what_was_logged_in_it(stream: io.StringIO) -> None:
+    configure("json", stream=stream)
+
+    for number in range(TOGETHER):
+        log.info("again", number=number)
+
+    assert len(records(stream)) == TOGETHER
 
 
 @pytest.mark.parametrize("logger", [log, logging.getLogger("foreign")], ids=["ours", "theirs"])
@@ -401,6 +454,27 @@ def test_what_a_reader_missed_it_is_told_at_the_end_if_not_before() -> None:
     numbers = [record["number"] for record in seen if "number" in record]
     assert numbers == list(range(len(numbers)))
     assert seen[-1]["count"] == 20_000 - len(numbers) > 0
+
+
+@pytest.mark.parametrize(
+    "end", ["sys.exit(1)", "os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGTERM)"]
+)
+def test_an_end_in_the_middle_of_a_turn_loses_no_record(end: str) -> None:
+    code = f"""
+        import anyio, datetime, os, signal
+        from roles.signals import drain_on_signals
+        configure("json")
+        async def main():
+            drain_on_signals(anyio.Event(), datetime.timedelta(seconds=60))
+            structlog.get_logger().info("in the last turn")
+            {end}
+        anyio.run(main)
+    """
+    with run(code, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        first = json.loads(child.stdout.readline())
+    assert child.returncode == 1
+    assert first["event"] == "in the last turn"
 
 
 def test_without_a_standard_output_logs_go_nowhere() -> None:
