@@ -21,7 +21,7 @@ from roles.api.connection import Connection
 from roles.api.docs import add_docs, add_problem_pages
 from roles.api.errors import problem_for
 from roles.api.guard import admit, guard
-from roles.api.limits import limit_rates
+from roles.api.limits import Limiter
 from roles.api.openapi import OpenAPI
 from roles.api.pages import EXTENSION, Cursors
 from roles.api.replies import problem_reply
@@ -157,7 +157,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> Api:
         openapi_provider_class=OpenAPI,
     )
     app.extensions[EXTENSION] = Cursors(settings)
-    limit_rates(app)
+    Limiter(app)
     if origins := settings.api.cors_origins:
         cors(
             app,

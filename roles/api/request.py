@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import quart
 from pydantic_core import from_json
 from werkzeug.exceptions import BadRequest, NotAcceptable, UnsupportedMediaType
 
 from roles.api.callers import ANYBODY, Caller
+
+if TYPE_CHECKING:
+    from roles.api.limits import Limit
 
 _TAKES_JSON = frozenset({b"*/*", b"application/json"})
 """What nearly all clients send as `Accept`."""
@@ -23,8 +25,8 @@ class Request(quart.Request):
     caller: Caller = ANYBODY
     """Who sent it. `caller()` says it in a route."""
 
-    counted_as: str | None = None
-    """Whose request it is for `roles.api.limits`, from its beginning to its end; None until that was asked."""
+    rate: tuple[Limit, float] | None = None
+    """A limit that it was counted for, and when a next one would be in time for that (`roles.api.limits`)."""
 
     _routing_exception: Exception | None = None
 
@@ -42,11 +44,6 @@ class Request(quart.Request):
         if error is not None:
             error.__traceback__ = error.__context__ = None
         self._routing_exception = error
-
-    @cached_property
-    def next_in_time(self) -> dict[str, datetime]:
-        """When the next request would be in time, by the limiter's keys, as far as it was asked for."""
-        return {}
 
     @cached_property
     def sent(self) -> Mapping[bytes, bytes]:

