@@ -77,6 +77,8 @@ class Http1(H11Protocol):
         self.connection = StrictConnection(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
         self.refused = False
         """Whether the client was told that what it sent is no request. It may still be sending."""
+        self._head = b""
+        """Of a reply that has begun: it is sent with the first of what follows."""
 
     async def refuse(self, status: HTTPStatus) -> None:
         """Answers with the problem of this status, unless a reply has begun, and ends the connection."""
@@ -97,6 +99,20 @@ class Http1(H11Protocol):
                 http_version=request.http_version,
             )
         await super()._create_stream(request)
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        """Sends the head of a reply and its body at once: that is one write, and mostly one packet, for both."""
+        try:
+            data = self.connection.send(event)
+        except h11.LocalProtocolError:
+            if self.connection.their_state is not h11.ERROR:
+                raise
+            return
+        if isinstance(event, h11.Response):
+            self._head = data
+        elif data := self._head + data:
+            self._head = b""
+            await self.send(RawData(data=data))
 
     async def _send_error_response(self, status_code: int) -> None:
         problem = self._problem(HTTPStatus(status_code))

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from socket import socket
 from ssl import SSLContext, SSLError
+from time import time
 
 import anyio
 import structlog
@@ -90,8 +91,23 @@ async def _converse(connection: OpenConnection) -> None:
         log.exception("connection failed")
 
 
+class _Config(Config):
+    """Hypercorn's, which says the date anew when it is another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._second = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        second = int(time())
+        if second != self._second:
+            self._second, self._headers = second, super().response_headers(protocol)
+        return self._headers
+
+
 def _config(patience: Patience) -> Config:
-    config = Config()
+    config = _Config()
     config.include_server_header = False
     config.accesslog = None  # the gate's
     config.errorlog = logging.getLogger("hypercorn.error")
