@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
+from inspect import CO_COROUTINE
 from typing import TYPE_CHECKING, Any, cast
 
 import quart
@@ -13,7 +14,7 @@ from quart.sessions import NullSession, SessionInterface
 from quart_cors import cors
 from quart_schema import Info, QuartSchema, Server
 from werkzeug.exceptions import NotFound
-from werkzeug.routing import IntegerConverter, Map, ValidationError
+from werkzeug.routing import IntegerConverter, Map, MapAdapter, ValidationError
 
 from roles.api import idempotency
 from roles.api.access import Access, access_rules
@@ -114,6 +115,25 @@ class Api(Quart):
         self.url_map.converters["int"] = Id
         self.url_map.merge_slashes = False  # `//` is a path that does not exist, not one to be redirected from
         self.register_error_handler(Exception, self.answer)
+
+    def ensure_async(self, func: Any) -> Any:
+        """See Quart's, which is asked four times a request, and looks closely each time."""
+        code = getattr(func, "__code__", None)
+        return func if code and code.co_flags & CO_COROUTINE else super().ensure_async(func)
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """See Quart's. There are no subdomains here to be looked for."""
+        if request is None:
+            return super().create_url_adapter(request)
+        return self.url_map.bind(
+            request.host.lower(),
+            request.root_path,
+            "",
+            request.scheme,
+            request.method,
+            request.path,
+            request.query_string.decode(),
+        )
 
     async def dispatch_request(self, context: Any = None) -> Any:
         """Lets nobody come to a route who may not; see Quart's."""

@@ -124,8 +124,7 @@ class Limiter:
         rate = cast("Request", request).rate
         if rate is not None:
             limit, in_time = rate
-            for name, value in limit.headers(max(0.0, in_time - time.time())).items():
-                response.headers[name] = value
+            response.headers.extend(limit.headers(max(0.0, in_time - time.time())))
         return response
 
     def _limits_of(self, endpoint: str) -> list[Limit]:
