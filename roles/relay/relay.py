@@ -29,6 +29,8 @@ from schema.topic import Topic
 
 SOON = timedelta(milliseconds=10)
 """How soon to look again when another relay was at it; doubles up to the poll interval."""
+LINGER = timedelta(milliseconds=20)
+"""How long messages gather for the next batch while they come faster than one by one."""
 FLUSH_TRIES = 100
 """How often to look, so soon after each other, at the end: then others are at it, and send ours as well."""
 SURVEY_INTERVAL = timedelta(seconds=5)
@@ -128,6 +130,9 @@ class Relay:
             pause = self._poll if done.next_in is None else min(self._poll, max(0.0, done.next_in))
             async with until(self._stop), until(woken):
                 await self._clock.sleep(pause)
+        elif done.taken > 1 and not done.full:
+            async with until(self._stop):
+                await self._clock.sleep(LINGER.total_seconds())
 
     async def _flush(self) -> None:
         """Sends what was committed before now, and leaves what fails for the next start."""

@@ -50,6 +50,10 @@ class Round:
     """When the first of the messages that were taken was written; None if none was."""
     next_in: float | None = None
     """Seconds until the next message becomes available, if none was and there is one."""
+    taken: int = 0
+    """How many messages were available, as far as they fit into a batch."""
+    full: bool = False
+    """Whether more may be available than fitted."""
 
 
 class Rounds:
@@ -99,7 +103,12 @@ class Rounds:
                 rows = await outbox_relay.take(work.connection, self._broker, limit=self._limit, max_bytes=MAX_BYTES)
                 if rows:
                     lost = await self._send(work, rows, now)
-                    done = Round(now=now, oldest=min(row.created_at for row in rows))
+                    done = Round(
+                        now=now,
+                        oldest=min(row.created_at for row in rows),
+                        taken=len(rows),
+                        full=len(rows) == self._limit or sum(len(row.body) for row in rows) >= MAX_BYTES,
+                    )
                 else:
                     done = Round(now=now, next_in=await outbox_relay.next_available(work.connection, self._broker))
         except IdleInTransactionSessionTimeout as error:
