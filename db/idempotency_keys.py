@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
 
-from psycopg import AsyncClientCursor
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel
 from sqlalchemy import (
@@ -33,6 +32,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from db.joining import FIRST
 from db.metadata import metadata
+from db.pooled_connection import PooledConnection
 from db.pruning import prune_query
 from db.query import Connection, Query
 
@@ -81,17 +81,16 @@ SETTLE = Query(
 PRUNE = prune_query(idempotency_key, idempotency_key.c.created_at)
 
 
-async def begin(connection: Connection, caller: str, key: str, *, digest: bytes) -> bool:
+async def begin(connection: PooledConnection, caller: str, key: str, *, digest: bytes) -> bool:
     """Begins a transaction that can be joined (`db.joining`), and claims the key, in one round trip.
 
     Returns:
         Whether this transaction is the first with the key; False if there is an answer, or will be.
     """
     lock = int.from_bytes(blake2b(f"{caller}\x00{key}".encode(), digest_size=8).digest(), signed=True)
-    cursor = AsyncClientCursor(connection)
-    await cursor.execute(_BEGIN, {"caller": caller, "key": key, "digest": digest, "lock": lock})
-    cursor.nextset()
-    return cursor.rowcount == 1
+    parameters = {"caller": caller, "key": key, "digest": digest, "lock": lock}
+    _begun, claimed, _savepoint = await connection.command(connection.merged(_BEGIN, parameters))
+    return claimed.command_tuples == 1
 
 
 async def get(connection: Connection, caller: str, key: str) -> Answer | None:
@@ -100,11 +99,17 @@ async def get(connection: Connection, caller: str, key: str) -> Answer | None:
 
 
 async def settle(
-    connection: Connection, caller: str, key: str, *, status: int, headers: Sequence[tuple[str, str]], body: bytes
+    connection: PooledConnection,
+    caller: str,
+    key: str,
+    *,
+    status: int,
+    headers: Sequence[tuple[str, str]],
+    body: bytes,
 ) -> None:
-    """Writes down what is answered to a key that was claimed."""
-    values = {"status_": status, "headers_": Jsonb(headers), "body_": body}
-    await SETTLE.execute(connection, caller_=caller, key_=key, **values)
+    """Writes down, with the commit, what is answered to a key that was claimed."""
+    values: dict[str, Any] = {"status_": status, "headers_": Jsonb(headers), "body_": body}
+    await SETTLE.hold(connection, caller_=caller, key_=key, **values)
 
 
 async def prune(connection: Connection, *, older_than: timedelta, at_most: int) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import timedelta
 
-from psycopg import AsyncClientCursor
 from sqlalchemy import (
     ARRAY,
     Column,
@@ -26,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from db.metadata import metadata
+from db.pooled_connection import PooledConnection
 from db.pruning import prune_query
 from db.query import Connection, Query
 
@@ -70,7 +70,7 @@ def storable(message_id: bytes) -> str:
     return text.replace("\x00", r"\x00") if "\x00" in text else text
 
 
-async def begin(connection: Connection, queue: str, message_id: bytes) -> bool:
+async def begin(connection: PooledConnection, queue: str, message_id: bytes) -> bool:
     """Begins a transaction with the claim of a message, in one round trip: each costs a message dearly.
 
     Another transaction that has the claim and has not ended is waited for.
@@ -78,10 +78,9 @@ async def begin(connection: Connection, queue: str, message_id: bytes) -> bool:
     Returns:
         Whether the message has not taken effect yet; then it is this transaction that is to see to that.
     """
-    cursor = AsyncClientCursor(connection)
-    await cursor.execute(_BEGIN_AND_CLAIM, {"queue": queue, "message_id": storable(message_id)})
-    cursor.nextset()
-    return cursor.rowcount == 1
+    parameters = {"queue": queue, "message_id": storable(message_id)}
+    _begun, claimed = await connection.command(connection.merged(_BEGIN_AND_CLAIM, parameters))
+    return claimed.command_tuples == 1
 
 
 async def claim_all(connection: Connection, queue: str, message_ids: Collection[bytes]) -> set[bytes]:

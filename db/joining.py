@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from psycopg.pq import TransactionStatus
 
-from db.query import Connection
+from db.pooled_connection import PooledConnection
 
 if TYPE_CHECKING:
     from db.pool import Work
@@ -42,13 +42,13 @@ class Joined:
         return asyncio.current_task() is self._task
 
     @asynccontextmanager
-    async def block(self) -> AsyncIterator[Connection]:
+    async def block(self) -> AsyncIterator[PooledConnection]:
         """A part of it: undone if it raises."""
         conn = self.work.connection
         self._count += 1
         name = b"block_%d" % self._count
         if self._count > 1:
-            await conn.execute(b"SAVEPOINT " + name)
+            await conn.command(b"SAVEPOINT " + name)
         try:
             yield conn
         except BaseException:
@@ -61,7 +61,7 @@ class Joined:
         conn = self.work.connection
         if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             with anyio.move_on_after(ROLLBACK_TIMEOUT, shield=True):
-                await conn.execute(b"ROLLBACK TO " + name)
+                await conn.command(b"ROLLBACK TO " + name)
 
 
 _joined: ContextVar[Joined | None] = ContextVar("joined", default=None)

@@ -40,6 +40,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from db.metadata import metadata
+from db.pooled_connection import PooledConnection
 from db.query import Connection, Query
 from schema.duration import parse_duration
 from schema.routing import MAX_NAME
@@ -79,7 +80,7 @@ NO_DELAY = timedelta(0)
 
 
 async def add(
-    connection: Connection,
+    connection: PooledConnection,
     topic: Topic[Any],
     message: BaseModel,
     *,
@@ -87,6 +88,8 @@ async def add(
     headers: Mapping[str, str | int] | None = None,
 ) -> str:
     """Puts a message of a topic down; see `db.pool.Work.publish`, which also wakes the relay. Returns its id.
+
+    The row travels with the next statement or the commit, unless it is delayed: its delay counts from now.
 
     Raises:
         TypeError: the message is not of the topic's model.
@@ -102,16 +105,18 @@ async def add(
     }
     if headers:
         properties["headers"] = _headers(topic, headers)
-    await INSERT.execute(
-        connection,
-        broker=topic.broker,
-        exchange=topic.exchange,
-        routing_key=topic.routing_key,
-        body=message.__pydantic_serializer__.to_json(message),
-        properties=Jsonb(properties),
-        delay=NO_DELAY if delay is None else parse_duration(delay),
-    )
-    reached(Step.OUTBOX_INSERTED)
+    row = {
+        "broker": topic.broker,
+        "exchange": topic.exchange,
+        "routing_key": topic.routing_key,
+        "body": message.__pydantic_serializer__.to_json(message),
+        "properties": Jsonb(properties),
+    }
+    if delay is None:
+        await INSERT.hold(connection, **row, delay=NO_DELAY, then=_inserted)
+    else:
+        await INSERT.execute(connection, **row, delay=parse_duration(delay))
+        _inserted()
     return message_id
 
 
@@ -143,6 +148,10 @@ async def add_encoded(
         properties=Jsonb(shown | {"encoded": b64encode(properties).decode()}),
         delay=delay,
     )
+    _inserted()
+
+
+def _inserted() -> None:
     reached(Step.OUTBOX_INSERTED)
 
 
@@ -150,7 +159,12 @@ def _headers(topic: Topic[Any], headers: Mapping[str, str | int]) -> dict[str, s
     for name, value in headers.items():
         if not name or len(name.encode()) > MAX_NAME or "\x00" in name:
             raise ValueError(f"topic {topic.name}: {name!r} is no name of a header")
-        fits = "\x00" not in value if isinstance(value, str) else type(value) is int and value in HEADER_INTEGERS
+        fits = _is_text(value) if isinstance(value, str) else type(value) is int and value in HEADER_INTEGERS
         if not fits:
             raise ValueError(f"topic {topic.name}: header {name}: {value!r} is no text and no 32-bit number")
     return dict(headers)
+
+
+def _is_text(value: str) -> bool:
+    """Whether PostgreSQL takes it for one: it knows no NUL and no halves of characters."""
+    return "\x00" not in value and not any("\ud800" <= character <= "\udfff" for character in value)

@@ -76,7 +76,7 @@ class PoolExhausted(DatabaseUnavailable):
 class Work:
     """One unit of work: a transaction, whole or not at all."""
 
-    connection: Connection
+    connection: PooledConnection
     brokers: set[str] = field(default_factory=set, repr=False, compare=False)
     """For which there are messages among it; whoever puts one into the outbox by other means adds its broker."""
 
@@ -157,7 +157,7 @@ def create_pool(url: str, settings: Database) -> Pool:
 
 
 @asynccontextmanager
-async def connection() -> AsyncIterator[Connection]:
+async def connection() -> AsyncIterator[PooledConnection]:
     """A connection in autocommit mode, for reads: a transaction would cost two more round trips.
 
     Raises:
@@ -203,12 +203,12 @@ async def unit_of_work() -> AsyncIterator[Work]:
         yield work
 
 
-async def _begin(conn: Connection) -> None:
-    await conn.execute(b"BEGIN")
+async def _begin(conn: PooledConnection) -> None:
+    await conn.command(b"BEGIN")
 
 
 @asynccontextmanager
-async def transaction(begin: Callable[[Connection], Awaitable[None]]) -> AsyncIterator[Work]:
+async def transaction(begin: Callable[[PooledConnection], Awaitable[None]]) -> AsyncIterator[Work]:
     """A transaction that stands for itself and is begun by `begin`, perhaps with a statement in the same round trip.
 
     Raises:
@@ -221,15 +221,16 @@ async def transaction(begin: Callable[[Connection], Awaitable[None]]) -> AsyncIt
             yield work
             if problem := _uncommittable(conn.pgconn.transaction_status):
                 raise problem
+            with anyio.move_on_after(COMMIT_TIMEOUT, shield=True) as commit:
+                await conn.command(b"COMMIT")
+            if commit.cancelled_caught:
+                raise DatabaseUnavailable(f"PostgreSQL: no answer to a commit in {COMMIT_TIMEOUT:g} s")
         except BaseException:
+            conn.forget()
             if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
                 with anyio.move_on_after(COMMIT_TIMEOUT, shield=True):
-                    await conn.execute(b"ROLLBACK")
+                    await conn.command(b"ROLLBACK")
             raise
-        with anyio.move_on_after(COMMIT_TIMEOUT, shield=True) as commit:
-            await conn.execute(b"COMMIT")
-        if commit.cancelled_caught:
-            raise DatabaseUnavailable(f"PostgreSQL: no answer to a commit in {COMMIT_TIMEOUT:g} s")
         if work.brokers:
             reached(Step.OUTBOX_COMMITTED)
         for broker in work.brokers:

@@ -1,4 +1,9 @@
-"""A connection that knows whether it was ruined by its own user.
+"""A connection that holds statements back until the next one, and that knows whether its own user has ruined it.
+
+A statement whose result nobody waits for need not have a round trip to itself: `hold` keeps it until something else
+is sent, and then it goes first. With `command` both go in one piece, so that what a unit of work puts into the outbox
+at its end travels with its commit. To the transaction it makes no difference: whatever follows a statement on this
+connection finds it done, be it a query, a savepoint or the commit.
 
 A connection that breaks is a sign of a server that is away, unless it was ended on account of what its user did: it
 cancelled a statement and could not wait for the server's answer (as every scope of anyio's does), or it left its
@@ -8,13 +13,22 @@ transaction idle for so long that the server ended it. Taken for an outage, that
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import AsyncClientCursor
 from psycopg.abc import PQGen
+from psycopg.errors import error_from_result
+from psycopg.generators import execute
+from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
+from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import TupleRow
 
 T = TypeVar("T")
+
+HELD_AT_MOST = 64 * 1024
+"""Bytes of statements; with more they do not wait any longer."""
 
 _ENDED_FOR_ITS_CLIENT = ("25P03", "25P04")
 """SQLSTATE: the transaction had been idle, or had gone on, for longer than it may."""
@@ -24,8 +38,48 @@ class PooledConnection(psycopg.AsyncConnection[TupleRow]):
     """What the pool is made of."""
 
     ruined = False
+    _held = b""
+    """Statements, each with a semicolon."""
+    _when_run: tuple[Callable[[], None], ...] = ()
+
+    def merged(self, sql: bytes, parameters: Mapping[str, Any]) -> bytes:
+        """One or more statements with their parameters written into them, for `command`."""
+        return AsyncClientCursor(self).mogrify(sql, parameters).encode()
+
+    async def hold(self, sql: bytes, parameters: Mapping[str, Any], *, then: Callable[[], None]) -> None:
+        """Has a statement run right before the next one, whose it is to raise its errors. It is run at once if it
+        is large, or if there is no transaction that it could be a part of.
+
+        Params:
+            then: called when it has been run and its transaction goes on.
+        """
+        pgconn = self.pgconn
+        if pgconn.transaction_status != TransactionStatus.INTRANS or pgconn.pipeline_status != PipelineStatus.OFF:
+            await self.execute(sql, parameters)
+            then()
+            return
+        self._held += self.merged(sql, parameters) + b"; "
+        self._when_run += (then,)
+        if len(self._held) > HELD_AT_MOST:
+            await self.command(b"")
+
+    async def command(self, sql: bytes) -> list[PGresult]:
+        """Runs statements that give no rows, after those that are held, in one round trip; the first that fails is
+        the last that is run.
+
+        Returns:
+            The result of each, those of the held ones before the others.
+        """
+        async with self.lock:
+            return await self._command(sql)
+
+    def forget(self) -> None:
+        """Drops what is held, before its transaction is rolled back."""
+        self._held, self._when_run = b"", ()
 
     async def wait(self, gen: PQGen[T], *arguments: Any, **options: Any) -> T:
+        if self._held:
+            await self._command(b"")
         try:
             return await super().wait(gen, *arguments, **options)
         except asyncio.CancelledError:
@@ -34,3 +88,21 @@ class PooledConnection(psycopg.AsyncConnection[TupleRow]):
         except psycopg.Error as error:
             self.ruined = self.ruined or error.sqlstate in _ENDED_FOR_ITS_CLIENT
             raise
+
+    async def _command(self, sql: bytes) -> list[PGresult]:
+        held, when_run = self._held, self._when_run
+        self.forget()
+        results = await self.wait(_results(self.pgconn, held + sql))
+        if self.pgconn.transaction_status == TransactionStatus.INTRANS:
+            for then in when_run:
+                then()
+        return results
+
+
+def _results(pgconn: PGconn, sql: bytes) -> PQGen[list[PGresult]]:
+    pgconn.send_query(sql)
+    results: list[PGresult] = yield from execute(pgconn)
+    for result in results:
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise error_from_result(result)
+    return results

@@ -6,7 +6,7 @@ when the module is imported, and a statement that does not compile fails there a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from psycopg import AsyncConnection
@@ -16,6 +16,8 @@ from sqlalchemy import Executable
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import CompilerElement
+
+from db.pooled_connection import PooledConnection
 
 Connection = AsyncConnection[TupleRow]
 Model = TypeVar("Model", bound=BaseModel)
@@ -76,6 +78,12 @@ class Query:
         async with connection.cursor() as cursor:
             await cursor.execute(self.sql, self._bind(parameters))
             return cursor.rowcount
+
+    async def hold(
+        self, connection: PooledConnection, *, then: Callable[[], None] = lambda: None, **parameters: Any
+    ) -> None:
+        """Runs the statement no later than right before the next one, or with the commit; see `PooledConnection`."""
+        await connection.hold(self.sql, self._bind(parameters), then=then)
 
     def _bind(self, parameters: dict[str, Any]) -> dict[str, Any]:
         if missing := self._required - parameters.keys():

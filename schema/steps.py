@@ -32,7 +32,7 @@ class Step(StrEnum):
     CONSUME_ARCHIVE_ACKED = "consume.archive_acked"
     """The ack of a message that was archived is on its way."""
     OUTBOX_INSERTED = "outbox.inserted"
-    """A message is in the outbox, and not committed."""
+    """A message is in the outbox, and not committed; one that travels with its commit is never seen there."""
     OUTBOX_COMMITTED = "outbox.committed"
     """It is there to stay; the relay does not know yet."""
     SCHEDULE_CLAIMED = "schedule.claimed"

@@ -20,7 +20,7 @@ from werkzeug.exceptions import BadRequest
 from db import idempotency_keys
 from db.joining import joining
 from db.pool import transaction
-from db.query import Connection
+from db.pooled_connection import PooledConnection
 from roles.api.replies import Refusal
 from roles.api.request import Request
 from schema.problems import IN_PROGRESS, KEY_REUSED
@@ -49,7 +49,7 @@ async def once(request: Request, handle: Callable[[], Awaitable[Any]]) -> Respon
     digest = await _digest(request)
     first = False
 
-    async def begin(conn: Connection) -> None:
+    async def begin(conn: PooledConnection) -> None:
         nonlocal first
         first = await idempotency_keys.begin(conn, caller, key, digest=digest)
 

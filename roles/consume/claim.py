@@ -10,7 +10,7 @@ from psycopg.errors import QueryCanceled
 
 from db import inbox
 from db.pool import Work
-from db.query import Connection
+from db.pooled_connection import PooledConnection
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Claim:
         self._queue = queue
         self._message_id = message_id
 
-    async def begin(self, connection: Connection) -> None:
+    async def begin(self, connection: PooledConnection) -> None:
         """Begins a transaction on the connection.
 
         Raises:
@@ -45,7 +45,7 @@ class Claim:
         if self._message_id:
             self.duplicate = not await _in_time(inbox.begin(connection, self._queue, self._message_id))
         else:
-            await connection.execute(b"BEGIN")
+            await connection.command(b"BEGIN")
 
 
 async def newly_claimed(work: Work, queue: str, message_ids: Collection[bytes]) -> set[bytes]:

@@ -11,7 +11,6 @@ import structlog
 
 from db import cron_runs
 from db.pool import DatabaseUnavailable, Work
-from db.pooled_connection import PooledConnection
 from roles.cancellation import StrayCancellation, stray_cancellation_as
 from roles.clock import Clock
 from roles.failures import describe
@@ -57,7 +56,7 @@ async def run_in_transaction(job: Job, terms: Terms, work: Work, clock: Clock) -
         if failure is None:
             return attempt, None
         if work.connection.closed:
-            if isinstance(work.connection, PooledConnection) and work.connection.ruined:
+            if work.connection.ruined:
                 raise Ruined from failure
             message = f"PostgreSQL: the connection of a run was lost: {describe(failure)}"
             raise DatabaseUnavailable(message) from failure

@@ -186,7 +186,9 @@ async def test_steps_come_in_their_order(pool: Pool, broker: Producer, amqp_url:
     observe(seen.append)
     try:
         async with relaying(pool, amqp_url):
-            await note("a")
+            async with unit_of_work() as work:
+                await work.publish(NOTED, Note(text="a"))
+                await work.connection.execute("SELECT 1")  # without it the message would travel with the commit
             await bodies(broker, 1)
             await left(0)
             await eventually(lambda: Step.RELAY_DELETED in seen)
