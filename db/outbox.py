@@ -65,7 +65,9 @@ outbox = Table(
 Index("outbox_available_idx", outbox.c.broker, outbox.c.available_at, outbox.c.id)
 
 INSERT = Query(
-    insert(outbox).values(
+    insert(outbox)
+    .inline()  # it returns no id
+    .values(
         broker=bindparam("broker"),
         exchange=bindparam("exchange"),
         routing_key=bindparam("routing_key"),

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncClientCursor
-from psycopg.abc import PQGen
+from psycopg.abc import Buffer, PQGen
+from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 from psycopg.generators import execute
 from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
@@ -44,7 +45,7 @@ class PooledConnection(psycopg.AsyncConnection[TupleRow]):
 
     def merged(self, sql: bytes, parameters: Mapping[str, Any]) -> bytes:
         """One or more statements with their parameters written into them, for `command`."""
-        return AsyncClientCursor(self).mogrify(sql, parameters).encode()
+        return sql % {name.encode(): self._quoted(value) for name, value in parameters.items()}
 
     async def hold(self, sql: bytes, parameters: Mapping[str, Any], *, then: Callable[[], None]) -> None:
         """Has a statement run right before the next one, whose it is to raise its errors. It is run at once if it
@@ -64,8 +65,8 @@ class PooledConnection(psycopg.AsyncConnection[TupleRow]):
             await self.command(b"")
 
     async def command(self, sql: bytes) -> list[PGresult]:
-        """Runs statements that give no rows, after those that are held, in one round trip; the first that fails is
-        the last that is run.
+        """Runs statements whose rows nobody wants, after those that are held, in one round trip. The first that fails
+        is the last that is run.
 
         Returns:
             The result of each, those of the held ones before the others.
@@ -89,7 +90,14 @@ class PooledConnection(psycopg.AsyncConnection[TupleRow]):
             self.ruined = self.ruined or error.sqlstate in _ENDED_FOR_ITS_CLIENT
             raise
 
+    @cached_property
+    def _quoted(self) -> Callable[[Any], Buffer]:
+        """Kept, for it remembers how values of each type are written, which is half of the work."""
+        return Transformer(self).as_literal
+
     async def _command(self, sql: bytes) -> list[PGresult]:
+        if self.closed:
+            raise psycopg.OperationalError("the connection is closed")
         held, when_run = self._held, self._when_run
         self.forget()
         results = await self.wait(_results(self.pgconn, held + sql))
