@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import psycopg
@@ -14,6 +14,7 @@ from db.pool import Pool, connection, unit_of_work
 from roles.amqp import Broker, Delivery, Properties
 from schema.errors import ConfigurationError
 from schema.settings import Amqp
+from schema.steps import Step, observe
 from schema.topic import Topic
 from tests.amqp.support import eventually
 from tests.consume.support import Producer
@@ -47,6 +48,28 @@ async def test_a_local_commit_wakes_the_relay(pool: Pool, broker: Producer, amqp
             assert await bodies(broker, 1) == [text]
         await left(0)
         assert running.tally().finished == 3
+
+
+async def test_a_lone_message_goes_at_once_and_after_a_batch_of_several_more_are_waited_for(
+    pool: Pool, broker: Producer, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roles.relay.relay.LINGER", timedelta(hours=1))
+    steps: list[Step] = []
+    observe(steps.append)
+    try:
+        async with relaying(pool, amqp_url):
+            for text in "ab":
+                await note(text)
+                assert await bodies(broker, 1) == [text]
+            await note("c", "d")
+            assert await bodies(broker, 2) == ["c", "d"]
+            await left(0)
+            for text in "ef":
+                await note(text)
+        assert await bodies(broker, 2) == ["e", "f"], "a drain waits for no more"
+    finally:
+        observe(None)
+    assert steps.count(Step.RELAY_PUBLISHED) == 4
 
 
 async def test_messages_of_other_processes_are_polled_for(
