@@ -96,15 +96,15 @@ def configure(mode: Mode, level: str = "info", *, stream: TextIO | None = None) 
     number = logging.getLevelNamesMapping()[level.upper()]
     # What nobody is shown, and costs time (the "Optimization" of Python's logging HOWTO).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # noqa: SLF001 - the HOWTO's way to leave out the search for the caller
     logging.basicConfig(handlers=[_Handler(outlet, console)], level=number, force=True)
     for name, least in CHATTY.items():
         logging.getLogger(name).setLevel(number if number <= logging.DEBUG else max(number, least))
     structlog.configure(
-        processors=[_hand_over],
+        processors=[structlog.processors.StackInfoRenderer(), _hand_over],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
+    logging.setLoggerClass(_Logger)  # as that factory does
     warnings.showwarning = _on_warning
     sys.excepthook = _on_exception
     sys.unraisablehook = _on_unraisable
@@ -136,6 +136,13 @@ def log_event(event: Event) -> None:
             log.warning("event loop blocked", seconds=round(seconds, 3), stack=stack)
         case _:
             log.info("event", kind=type(event).__name__, details=event)
+
+
+class _Logger(logging.Logger):
+    """Looks for its caller for the sake of a stack only: nobody is shown in which line a record was made."""
+
+    def findCaller(self, stack_info: bool = False, stacklevel: int = 1) -> tuple[str, int, str, str | None]:  # noqa: FBT001, FBT002, N802 - logging's signature
+        return super().findCaller(stack_info, stacklevel + 1) if stack_info else ("", 0, "", None)
 
 
 class _Handler(logging.Handler):
@@ -229,7 +236,8 @@ class _Handler(logging.Handler):
 def _may_change(record: logging.LogRecord) -> bool:
     """Whether it could be another one when the turn is over: of a list it would show what is in it then."""
     fields: Mapping[str, Any] = getattr(record, "fields", _UNBOUND)
-    return bool(record.args) or any(type(value) not in _LASTING for value in fields.values())
+    settled = isinstance(record.msg, str) and not record.args
+    return not settled or any(type(value) not in _LASTING for value in fields.values())
 
 
 def _about(event: str, **fields: Any) -> logging.LogRecord:
@@ -250,8 +258,7 @@ def _console(mode: Mode, outlet: Outlet) -> Console:
 def _hand_over(_logger: object, _method: str, event: structlog.typing.EventDict) -> tuple[tuple[Any], dict[str, Any]]:
     """The last processor of structlog: what the standard library's logger is called with."""
     message = event.pop("event", "")
-    stdlib = {name: event.pop(name) for name in ("exc_info", "stack_info") if name in event}
-    return (message,), {**stdlib, "extra": {"fields": event}}
+    return (message,), {"exc_info": event.pop("exc_info", None), "extra": {"fields": event}}
 
 
 def _on_warning(

@@ -106,6 +106,19 @@ def test_what_the_context_has_bound_is_in_every_record_made_there(stream: io.Str
     assert "role" not in outside
 
 
+@pytest.mark.parametrize("theirs", [False, True], ids=["ours", "theirs"])
+def test_who_asks_for_the_stack_gets_it_up_to_the_call(stream: io.StringIO, theirs: bool) -> None:
+    configure("json", stream=stream)
+    logger: Any = logging.getLogger(f"foreign.{stream!r}") if theirs else log
+
+    logger.info("here", stack_info=True)
+    logger.info("there")
+
+    here, there = records(stream)
+    assert 'logger.info("here", stack_info=True)' in here["stack"].splitlines()[-1]
+    assert "stack" not in there
+
+
 @pytest.mark.anyio
 async def test_the_records_of_a_turn_are_written_at_its_end_with_what_was_bound(stream: io.StringIO) -> None:
     configure("json", stream=stream)
