@@ -35,7 +35,6 @@ from sqlalchemy import (
 )
 
 from db.outbox import outbox
-from db.pooled_connection import PooledConnection
 from db.query import Connection, Query
 from schema.text import storable
 
@@ -179,9 +178,9 @@ async def take(connection: Connection, broker: str, *, limit: int, max_bytes: in
     return await TAKE.all(connection, OutboxMessage, broker=broker, limit=limit, max_bytes=max_bytes)
 
 
-async def remove(connection: PooledConnection, ids: Collection[int]) -> None:
-    """Deletes what was confirmed, with the next statement or the commit."""
-    await DELETE.hold(connection, ids=list(ids))
+async def remove(connection: Connection, ids: Collection[int]) -> None:
+    """Deletes what was confirmed."""
+    await DELETE.execute(connection, ids=list(ids))
 
 
 async def fail(connection: Connection, ids: Collection[int], *, error: str, until: datetime) -> None:
