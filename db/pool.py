@@ -90,7 +90,8 @@ class Work:
     ) -> str:
         """Publishes a message if, and only if, this transaction is committed.
 
-        It is written to the outbox. The relay sends it when the transaction has been committed: at least once,
+        It is written to the outbox, right before the next statement or the commit, which raises what PostgreSQL has
+        against it. The relay sends it when the transaction has been committed: at least once,
         always with the same message id, by which a consumer drops the second of two.
 
         Params:
