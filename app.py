@@ -45,6 +45,7 @@ from roles.watchdog import watchdog
 from schema import topics
 from schema.settings import EMBEDDED, Settings, current_settings
 
+gc.freeze()  # nor is it looked through later
 gc.enable()
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 cli.add_typer(cron_verbs, name="cron")

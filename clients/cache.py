@@ -20,13 +20,16 @@ from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import anyio
-import cashews
 import structlog
-from cashews.backends.memory import Memory
-from cashews.exceptions import BackendNotAvailableError, CacheBackendInteractionError
-from cashews.picklers import PicklerType
 from pydantic import BaseModel
 
+from clients.lean_cashews import (
+    BackendNotAvailableError,
+    CacheBackendInteractionError,
+    Memory,
+    PicklerType,
+    cashews,
+)
 from schema import settings
 from schema.errors import ConfigurationError
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -190,3 +193,10 @@ async def test_a_redis_that_says_nothing_costs_its_timeout_once() -> None:
             for _ in range(1000):
                 assert await opened.get("key") == "own"
             assert anyio.current_time() - began < 20  # 50 s with a timeout each
+
+
+def test_it_brings_no_orm_along_and_is_in_nobodys_way_to_it() -> None:
+    look = "import clients.cache, sys; print('sqlalchemy.orm' in sys.modules); import sqlalchemy.ext.serializer"
+    root = Path(__file__).parent.parent.parent
+    shown = subprocess.run([sys.executable, "-c", look], cwd=root, capture_output=True, text=True, check=True)
+    assert shown.stdout == "False\n"
