@@ -57,39 +57,38 @@ async def test_a_role_that_crashes_is_restarted_and_its_sibling_does_not_notice(
         assert await app.stop() == 0
 
 
-async def test_rabbitmq_goes_away_and_comes_back(here: Path, tmp_path: Path, database_url: str) -> None:
-    node = RabbitMQ(tmp_path / "services", source_directory=SOURCES)
-    environ = {"APP_DATABASE__URL": database_url, "APP_AMQP__EXAMPLE__URL": node.url, **QUICK}
-    async with AsyncServer(node) as server, running(here, environ=environ) as app:
-        await server.stop()
-        reasons = await app.not_ready()
-        assert reasons.keys() <= {"role:consume", *CONSUMER_CHECKS}
-        assert (await app.api.get("/api/v1/students")).status_code == 200
-        assert (await app.ops.get("/health/live")).status_code == 200
-        await server.start()
-        async with channel(node.url) as producer:
-            for number in range(20):
-                await publish(producer, {"name": f"kept {number}"}, message_id=f"m-{number}")
-        await app.ready(within=60)
-
-        async def all_stored() -> bool:
-            return len(set(await names(app, "kept "))) == 20
-
-        await app.until(all_stored)
-        assert await app.stop() == 0
-
-
-async def test_what_was_published_before_the_broker_went_away_is_not_lost(
+async def test_rabbitmq_goes_away_and_comes_back_and_nothing_published_is_lost(
     here: Path, tmp_path: Path, database_url: str
 ) -> None:
     node = RabbitMQ(tmp_path / "services", source_directory=SOURCES)
     environ = {"APP_DATABASE__URL": database_url, "APP_AMQP__EXAMPLE__URL": node.url, **QUICK}
+
+    async def published(beginning: str) -> None:
+        async with channel(node.url) as producer:
+            for number in range(20):
+                name = f"{beginning} {number}"
+                await publish(producer, {"name": name}, message_id=name)
+
+    async def all_stored(app: App, beginning: str) -> None:
+        async def stored() -> bool:
+            return len(set(await names(app, f"{beginning} "))) == 20
+
+        await app.until(stored)
+
     async with AsyncServer(node) as server:
         async with running(here, environ=environ) as app:
+            await server.stop()
+            reasons = await app.not_ready()
+            assert reasons.keys() <= {"role:consume", *CONSUMER_CHECKS}
+            assert (await app.api.get("/api/v1/students")).status_code == 200
+            assert (await app.ops.get("/health/live")).status_code == 200
+            await server.start()
+            await published("during")
+            await app.ready()
+            await all_stored(app, "during")
             assert await app.stop() == 0
-        async with channel(node.url) as producer:
-            for number in range(50):
-                await publish(producer, {"name": f"early {number}"}, message_id=f"m-{number}")
+
+        await published("before")
         await server.stop()
         async with running(here, environ=environ, wait=False) as app:
             await app.connect()
@@ -98,12 +97,9 @@ async def test_what_was_published_before_the_broker_went_away_is_not_lost(
             assert "exception" not in failed, "no traceback: nothing of ours is broken"
             assert (await app.not_ready()).keys() == {"role:consume", *CONSUMER_CHECKS}
             await server.start()
-            await app.ready(within=60)
-
-            async def all_stored() -> bool:
-                return len(set(await names(app, "early "))) == 50
-
-            await app.until(all_stored)
+            await app.ready()
+            await all_stored(app, "before")
+            assert await app.stop() == 0
 
 
 async def test_postgresql_goes_away_and_comes_back(here: Path, tmp_path: Path, amqp_url: str) -> None:
