@@ -26,7 +26,7 @@ ROOM = 4 * 1024**3
 
 
 def pytest_configure() -> None:
-    """Puts the data of all servers into memory, if there is room: a database for a test takes a tenth of the time there.
+    """Puts the data of all servers into memory, if there is room: there a database takes a tenth of the time to make.
 
     Killed processes lose there what they lose on a disk; power cuts are nobody's test.
     """
