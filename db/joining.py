@@ -60,6 +60,7 @@ class Joined:
     async def _undo(self, name: bytes) -> None:
         conn = self.work.connection
         if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            conn.forget()  # it would be undone at once, and if it failed, so would this
             with anyio.move_on_after(ROLLBACK_TIMEOUT, shield=True):
                 await conn.command(b"ROLLBACK TO " + name)
 

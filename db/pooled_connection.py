@@ -75,7 +75,7 @@ class PooledConnection(psycopg.AsyncConnection[TupleRow]):
             return await self._command(sql)
 
     def forget(self) -> None:
-        """Drops what is held, before its transaction is rolled back."""
+        """Drops what is held, before its transaction or savepoint is rolled back."""
         self._held, self._when_run = b"", ()
 
     async def wait(self, gen: PQGen[T], *arguments: Any, **options: Any) -> T:

@@ -60,6 +60,7 @@ async def run_in_transaction(job: Job, terms: Terms, work: Work, clock: Clock) -
                 raise Ruined from failure
             message = f"PostgreSQL: the connection of a run was lost: {describe(failure)}"
             raise DatabaseUnavailable(message) from failure
+        work.connection.forget()
         await work.connection.execute(b"ROLLBACK TO SAVEPOINT job")
         if not await _again(job, terms, failure, attempt, clock):
             return attempt, failure

@@ -11,6 +11,7 @@ import anyio
 import psycopg
 import pytest
 from anyio.abc import TaskGroup
+from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 from structlog.contextvars import bound_contextvars
 
@@ -47,19 +48,22 @@ class Claimant:
 
         class Cursor(psycopg.AsyncCursor[TupleRow]):
             async def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-                gated = claimant.gated and isinstance(query, bytes)
-                if gated and any(statement in query for statement in GATED):
-                    await claimant._wait_for_its_turn()
-                    if claimant.dies_at_commit and query == b"COMMIT":
-                        self.connection.pgconn.finish()
+                await claimant._pass(query)
                 return await super().execute(query, *args, **kwargs)
+
+        class Gated(PooledConnection):
+            async def command(self, sql: bytes) -> list[PGresult]:
+                await claimant._pass(sql)
+                if claimant.gated and claimant.dies_at_commit and sql == b"COMMIT":
+                    self.pgconn.finish()
+                return await super().command(sql)
 
         async def configure(connection: Connection) -> None:
             connection.cursor_factory = Cursor
 
         self.pool = Pool(
             url,
-            connection_class=PooledConnection,
+            connection_class=Gated,
             kwargs={"autocommit": True, "options": "-c statement_timeout=2s"},  # for nobody ever waits for the other
             min_size=1,
             max_size=1,
@@ -74,7 +78,10 @@ class Claimant:
         self._at_gate = anyio.Event()
         self._go = anyio.Event()
 
-    async def _wait_for_its_turn(self) -> None:
+    async def _pass(self, query: Any) -> None:
+        """Waits for its turn, if it is a statement that others could be affected by."""
+        if not (self.gated and isinstance(query, bytes) and any(statement in query for statement in GATED)):
+            return
         self._at_gate.set()
         await self._go.wait()
         self._go = anyio.Event()
