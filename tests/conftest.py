@@ -6,7 +6,10 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import structlog
@@ -32,6 +35,35 @@ def pytest_configure() -> None:
     """
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+_shared = pytest.StashKey[ExitStack]()
+_started = pytest.StashKey[Future[None]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Starts one RabbitMQ for all the processes that xdist is about to start, and that inherit the environment.
+
+    Each node takes seconds of CPU time to start. This one starts while they collect their tests.
+    """
+    config = session.config
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None) or GivenNode.from_environment():
+        return
+    stack = config.stash[_shared] = ExitStack()
+    directory = stack.enter_context(TemporaryDirectory(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
+    node = RabbitMQ(Path(directory), source_directory=SOURCES)
+    os.environ |= {"TEST_AMQP_URL": node.url, "TEST_AMQP_MANAGEMENT_URL": node.management_url}
+    starter = stack.enter_context(ThreadPoolExecutor(1))
+    config.stash[_started] = starter.submit(stack.enter_context, running(node))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Stops it; says why it did not start, if it did not."""
+    stack = session.config.stash.get(_shared, None)
+    if stack is not None:
+        with stack:
+            session.config.stash[_started].result()
 
 
 @pytest.fixture(autouse=True)
@@ -68,13 +100,15 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
-    """A RabbitMQ node for this pytest process; don't stop it: tests that do start their own.
+    """A RabbitMQ node for all tests; don't stop it: tests that do start their own.
 
-    It is the one that `TEST_AMQP_URL` names, if that is set: for a version that is not installed here.
+    It is the one that `TEST_AMQP_URL` names, if that is set: by us for all processes of xdist, or by somebody for a
+    version that is not installed here.
     """
     if given := GivenNode.from_environment():
         server = RabbitServer(given)
         with server.api:
+            server.wait()
             yield server
         return
     node = RabbitMQ(tmp_path_factory.mktemp("services"), source_directory=SOURCES)

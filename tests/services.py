@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,9 @@ from roles.role import Role
 
 SOURCES = Path(__file__).parent.parent / ".local"
 """Where a RabbitMQ that had to be unpacked is kept: beside that of `make run`."""
+
+START_SECONDS = 120.0
+"""How long a node may take to start."""
 
 TEMPLATE = "rolecall"
 """Migrated once; each test's database is a copy."""
@@ -104,6 +109,21 @@ class RabbitServer:
         self.api = httpx.Client(
             base_url=f"{node.management_url}api", auth=(node.user, node.password), timeout=20, trust_env=False
         )
+
+    def wait(self) -> None:
+        """Returns when the node lets us in: it may be about to start."""
+        address = urlsplit(self.node.url)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.api.get("/overview").raise_for_status()
+                socket.create_connection((address.hostname or "localhost", address.port or 5672)).close()
+            except (httpx.HTTPError, OSError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)  # noqa: TID251 - what is waited for is another process
+            else:
+                return
 
     @contextmanager
     def vhost(self) -> Iterator[str]:
