@@ -24,7 +24,7 @@ run: setup
 	@exec env DEBUG=true $(RUN) app.py --roles api,consume,schedule
 
 test: setup
-	@$(RUN) -m pytest --numprocesses 4 --dist worksteal --cov --cov-report= $(PYTEST_ARGS)
+	@$(RUN) -m pytest --numprocesses 3 --dist worksteal --cov --cov-report= $(PYTEST_ARGS)
 
 storm: setup
 	@env SEED="$(or $(SEED),$$(date +%s))" MESSAGES="$(or $(MESSAGES),20000)" $(RUN) -m pytest -n0 -s tests/crash/test_storm.py

@@ -15,8 +15,6 @@ from roles.schedule.cron import EPOCH, CronSchedule, IntervalSchedule
 from tests.schedule import oracle
 from tests.schedule.oracle import HOUR, MINUTE, Window
 
-pytestmark = pytest.mark.no_cover  # it goes through millions of lines, all of which other tests go through too
-
 DAY = timedelta(days=1)
 HALF_AN_HOUR = timedelta(minutes=30)
 ZONES = (
