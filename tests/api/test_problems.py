@@ -18,7 +18,7 @@ from tests.api.support import BOTH, BUGS, FAILURES, Faults, RunningApi, StartApi
 from tests.clients.stub import free_port
 from tests.web.support import ServerName
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BOTH]
 
 URL = "/api/v1/students"
 JSON = {"Content-Type": "application/json"}
@@ -39,7 +39,6 @@ def check(response: Any, status: int, name: str) -> Any:
     return problem
 
 
-@BOTH
 @pytest.mark.parametrize(
     "path", ["/", "/nope", "/api/v1", "/api/v2/students", f"{URL}/", f"{URL}/x", f"{URL}/1/2", "/docs"]
 )
@@ -47,7 +46,6 @@ async def test_a_path_that_does_not_exist_is_not_found(path: str, api: RunningAp
     check(await api.http.get(path), 404, "not-found")
 
 
-@BOTH
 async def test_a_method_that_does_not_exist_is_answered_with_those_that_do(api: RunningApi) -> None:
     for method in ("PUT", "DELETE", "TRACE", "FOO"):
         response = await api.http.request(method, URL)
@@ -94,7 +92,6 @@ async def test_a_body_that_is_not_said_to_be_json_is_of_an_unsupported_type(
     check(await api.http.post(URL, content=b'{"name": "Ada"}', headers=headers), 415, "unsupported-media-type")
 
 
-@BOTH
 async def test_a_body_that_is_compressed_is_of_an_unsupported_type(api: RunningApi) -> None:
     for encoding in ("gzip", "br", "deflate, gzip"):
         headers = {**JSON, "Content-Encoding": encoding}
@@ -175,7 +172,6 @@ async def test_each_value_that_is_not_acceptable_is_named(
     assert all(error["detail"] for error in problem["errors"])
 
 
-@BOTH
 @pytest.mark.parametrize(
     ("value", "code"),
     [
@@ -197,7 +193,6 @@ async def test_odd_values_are_values_and_named_like_others(value: bytes, code: s
     assert len(response.content) < 1000
 
 
-@BOTH
 @pytest.mark.parametrize(
     ("query", "errors"),
     [
@@ -235,7 +230,6 @@ def test_a_model_that_is_not_pydantics_says_what_it_did_not_accept() -> None:
     assert (problem.type, problem.detail) == ("/problems/invalid-request", "not a date")
 
 
-@BOTH
 async def test_an_answer_to_many_mistakes_stays_small(api: RunningApi) -> None:
     response = await api.http.post(URL, json={f"{number}{'x' * 500}": number for number in range(1000)})
     problem = check(response, 422, "invalid-request")
@@ -244,7 +238,6 @@ async def test_an_answer_to_many_mistakes_stays_small(api: RunningApi) -> None:
     assert len(response.content) < 10_000
 
 
-@BOTH
 @pytest.mark.parametrize("error", BUGS, ids=lambda error: type(error).__name__)
 async def test_a_bug_is_answered_without_its_insides_and_logged_with_them(
     error: BaseException, faults: Faults, api: RunningApi
@@ -282,7 +275,6 @@ async def test_a_failure_of_the_world_is_told_from_a_bug(
     assert api.tally.failed == 0
 
 
-@BOTH
 @pytest.mark.usefixtures("faults")
 async def test_a_route_may_abort_with_any_status(api: RunningApi) -> None:
     response = await api.http.get("/api/v1/faults/abort/410")
@@ -291,7 +283,6 @@ async def test_a_route_may_abort_with_any_status(api: RunningApi) -> None:
     assert (response.json()["type"], response.json()["title"]) == ("about:blank", "Gone")
 
 
-@BOTH
 @pytest.mark.usefixtures("faults")
 async def test_a_statement_that_takes_too_long_may_be_tried_again(api: RunningApi) -> None:
     response = await api.http.get("/api/v1/faults/slow-statement")
@@ -299,7 +290,6 @@ async def test_a_statement_that_takes_too_long_may_be_tried_again(api: RunningAp
     assert response.headers["Retry-After"] == "1"
 
 
-@BOTH
 async def test_a_pool_without_a_free_connection_is_an_answer_and_no_hang(pool: Pool, api: RunningApi) -> None:
     async with anyio.create_task_group() as tasks:
         held, release = [0], anyio.Event()
@@ -333,7 +323,6 @@ async def test_a_database_that_is_away_is_an_answer_and_no_hang() -> None:
         current_pool.reset(token)
 
 
-@BOTH
 @pytest.mark.parametrize(
     ("request_line", "host", "status"),
     [
@@ -364,13 +353,11 @@ async def test_odd_requests_are_answered_with_problems(
     assert problem["request_id"] == reply.headers["x-request-id"]
 
 
-@BOTH
 async def test_an_absolute_target_is_the_same_as_its_path(api: RunningApi) -> None:
     line = b"GET http://example.org" + URL.encode() + b"?limit=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert (await api.raw(line)).status == 200
 
 
-@BOTH
 @pytest.mark.parametrize(
     "sent", [b"GET /\xff HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\nA" + b"a" * 99_999]
 )

@@ -8,8 +8,9 @@ import pytest
 from psycopg.errors import DivisionByZero, InFailedSqlTransaction, NotNullViolation
 
 from db import students
-from db.pool import Pool, Work, connection, unit_of_work
-from db.pooled_connection import HELD_AT_MOST
+from db.joining import FIRST, joining
+from db.pool import Pool, Work, connection, transaction, unit_of_work
+from db.pooled_connection import HELD_AT_MOST, PooledConnection
 from schema.students import NewStudent
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("pool")]
@@ -74,6 +75,28 @@ async def test_what_is_held_in_a_unit_of_work_that_fails_is_run_by_nobody() -> N
     async with unit_of_work() as work:
         await add(work, "Ben")
     assert await names() == ["Ben"]
+
+
+async def test_what_is_held_in_a_block_that_fails_cannot_keep_it_from_being_undone() -> None:
+    async with transaction(begin_joined) as work:
+        await add(work, "Ada")
+        with joining(work):
+            await add_as_a_part("Ben")
+            with pytest.raises(RuntimeError):
+                async with unit_of_work() as part:
+                    await add(part, None)
+                    raise RuntimeError
+            await add_as_a_part("Cleo")
+    assert await names() == ["Ada", "Ben", "Cleo"]
+
+
+async def begin_joined(conn: PooledConnection) -> None:
+    await conn.command(b"BEGIN; " + FIRST)
+
+
+async def add_as_a_part(name: str) -> None:
+    async with unit_of_work() as part:
+        await students.create(part.connection, NewStudent(name=name))
 
 
 async def test_after_a_failure_nothing_is_held_any_more() -> None:

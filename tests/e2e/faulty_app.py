@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import anyio
+import structlog
 from anyio.abc import TaskStatus
 from pydantic import BaseModel
 from quart import Blueprint
@@ -21,6 +22,8 @@ from roles.api.access import public
 from roles.consume import Ladder, consumer
 from roles.schedule import every
 
+log = structlog.get_logger(__name__)
+
 
 class Order(BaseModel):
     """What a handler is to do."""
@@ -31,6 +34,7 @@ class Order(BaseModel):
 
 @consumer("test.orders", exchange="test.exchange", retry=Ladder("200ms", "400ms", "800ms"), concurrency=20)
 async def obey(message: Order, work: Work) -> None:
+    log.info("told", how=message.how)
     match message.how:
         case "fail":
             raise RuntimeError("as ordered")

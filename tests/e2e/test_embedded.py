@@ -13,7 +13,7 @@ from roles.embedded import debian
 from tests.e2e.support import App, running
 from tests.services import SOURCES
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
@@ -94,11 +94,12 @@ async def test_data_outlives_exits_and_deaths_of_all_and_nothing_is_left_behind(
 
     async with running(home) as app:
         assert await names(app) == {"Ada"}
+        await add(app, "Ben")
         app.kill(signal.SIGKILL)
         await app.exited()
 
     async with running(home) as app:
-        assert await names(app) == {"Ada"}
+        assert await names(app) == {"Ada", "Ben"}
         await on_disk(home, b"example.main.parked")
         await killed_and_started_again(app, home, "postgres", "postgres")
         await killed_and_started_again(app, home, "rabbitmq", "beam.smp")
@@ -114,7 +115,7 @@ async def killed_and_started_again(app: App, home: Path, role: str, process: str
     failed = await app.logged("role failed", role=role)
     await app.logged("role started", role=role, since=app.records.index(failed))
     await app.ready()
-    assert await names(app) == {"Ada"}
+    assert await names(app) == {"Ada", "Ben"}
 
 
 async def test_a_second_process_on_the_same_data_is_told_what_to_do(home: Path) -> None:

@@ -63,15 +63,15 @@ async def test_rabbitmq_goes_away_and_comes_back_and_nothing_published_is_lost(
     node = RabbitMQ(tmp_path / "services", source_directory=SOURCES)
     environ = {"APP_DATABASE__URL": database_url, "APP_AMQP__EXAMPLE__URL": node.url, **QUICK}
 
-    async def published(beginning: str) -> None:
+    async def published(beginning: str, count: int) -> None:
         async with channel(node.url) as producer:
-            for number in range(20):
+            for number in range(count):
                 name = f"{beginning} {number}"
                 await publish(producer, {"name": name}, message_id=name)
 
-    async def all_stored(app: App, beginning: str) -> None:
+    async def all_stored(app: App, beginning: str, count: int) -> None:
         async def stored() -> bool:
-            return len(set(await names(app, f"{beginning} "))) == 20
+            return len(set(await names(app, f"{beginning} "))) == count
 
         await app.until(stored)
 
@@ -83,12 +83,12 @@ async def test_rabbitmq_goes_away_and_comes_back_and_nothing_published_is_lost(
             assert (await app.api.get("/api/v1/students")).status_code == 200
             assert (await app.ops.get("/health/live")).status_code == 200
             await server.start()
-            await published("during")
+            await published("during", 20)
             await app.ready()
-            await all_stored(app, "during")
+            await all_stored(app, "during", 20)
             assert await app.stop() == 0
 
-        await published("before")
+        await published("before", 50)
         await server.stop()
         async with running(here, environ=environ, wait=False) as app:
             await app.connect()
@@ -98,7 +98,7 @@ async def test_rabbitmq_goes_away_and_comes_back_and_nothing_published_is_lost(
             assert (await app.not_ready()).keys() == {"role:consume", *CONSUMER_CHECKS}
             await server.start()
             await app.ready()
-            await all_stored(app, "before")
+            await all_stored(app, "before", 50)
             assert await app.stop() == 0
 
 

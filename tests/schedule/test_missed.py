@@ -177,6 +177,30 @@ async def test_ticks_of_a_queue_wait_for_each_other_in_order_and_not_without_end
     assert await witness.effects() == await witness.finished()
 
 
+async def test_what_a_failed_attempt_still_held_is_not_sent_before_it_is_undone(
+    database_url: str, witness: Witness
+) -> None:
+    calls = 0
+
+    async def fails_once(work: Work) -> None:
+        nonlocal calls
+        calls += 1
+        await leave_a_trace(work)
+        if calls < 2:
+            await work.connection.hold(b"INSERT INTO student (name) VALUES (NULL)", {}, then=lambda: None)
+            raise ValueError("not yet")
+
+    clock = FakeClock(BEFORE)
+    async with replicas(database_url, [a_job(fails_once, retries=1, backoff="4s")], clock):
+        await clock.advance(1)
+        await until(lambda: 4 in clock.sleeps)
+        await clock.advance(4)
+        await witness.book_has("finished")
+    [row] = await witness.book()
+    assert (row["attempts"], row["error"]) == (2, None)
+    assert len(await witness.effects()) == 1
+
+
 async def test_retries_are_counted_and_undo_what_the_attempts_before_did(database_url: str, witness: Witness) -> None:
     calls = 0
 
