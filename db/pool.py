@@ -19,12 +19,13 @@ from here, or the server ended a transaction that its client had left idle. It i
 
 from __future__ import annotations
 
-import select
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
+from time import monotonic
+from types import TracebackType, coroutine
 from typing import Any, Self
 
 import anyio
@@ -34,9 +35,10 @@ from psycopg.errors import InFailedSqlTransaction, NoActiveSqlTransaction
 from psycopg.pq import TransactionStatus
 
 from db import outbox
+from db.begun import Rest
 from db.joining import joined
 from db.pooled_connection import PooledConnection
-from db.query import Connection
+from db.readiness import POSSIBLE, Readiness
 from schema.errors import DependencyUnavailable
 from schema.settings import Database
 from schema.steps import Step, reached
@@ -52,6 +54,12 @@ class Pool(psycopg_pool.AsyncConnectionPool[PooledConnection]):
         """None if it succeeded."""
         self.on_published: set[Callable[[str], None]] = set()
         """Called after each commit with messages in it, once for each broker that these are for, by name."""
+        self.readiness = Readiness() if POSSIBLE else None
+
+    async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - psycopg's signature
+        await super().close(timeout)
+        if self.readiness is not None:
+            self.readiness.close()
 
 
 current_pool: ContextVar[Pool] = ContextVar("current_pool")
@@ -140,6 +148,7 @@ def create_pool(url: str, settings: Database) -> Pool:
                 pool.last_failure = error
                 raise
             pool.last_failure = None
+            made.readiness = pool.readiness
             return made
 
     pool = Pool(
@@ -157,28 +166,49 @@ def create_pool(url: str, settings: Database) -> Pool:
     return pool
 
 
-@asynccontextmanager
-async def connection() -> AsyncIterator[PooledConnection]:
+def connection() -> AbstractAsyncContextManager[PooledConnection]:
     """A connection in autocommit mode, for reads: a transaction would cost two more round trips.
 
     Raises:
         DatabaseUnavailable: there is none to be had, or it broke while it was used.
     """
-    if (outer := joined()) is not None:
-        async with outer.block() as conn:
-            yield conn
-        return
-    pool = current_pool.get()
-    conn = await _checked_out(pool)
+    outer = joined()
+    return _Lent() if outer is None else outer.block()
+
+
+class _Lent:
+    """A connection of the pool, for a block. Not a generator, which costs more than what it has to do here."""
+
+    __slots__ = ("_conn", "_pool")
+    _conn: PooledConnection
+
+    async def __aenter__(self) -> PooledConnection:
+        self._pool = current_pool.get()
+        self._conn = await _checked_out(self._pool)
+        return self._conn
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        conn = self._conn
+        try:
+            if not isinstance(error, Exception) or conn.ruined:
+                return
+            if conn.broken or (isinstance(error, psycopg.Error) and is_unavailable(error)):
+                raise DatabaseUnavailable(f"PostgreSQL: {one_line(error)}") from error
+        finally:
+            await _shielded(self._pool.putconn(conn))
+
+
+@coroutine
+def _shielded(call: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
+    """Awaits a call that no scope is to cancel, and that hardly ever waits: a shield would cost as much as it."""
     try:
-        yield conn
-    except Exception as error:
-        if not conn.ruined and (conn.broken or (isinstance(error, psycopg.Error) and is_unavailable(error))):
-            raise DatabaseUnavailable(f"PostgreSQL: {one_line(error)}") from error
-        raise
-    finally:
-        with anyio.CancelScope(shield=True):
-            await pool.putconn(conn)
+        awaited = call.send(None)
+    except StopIteration:
+        return
+    with anyio.CancelScope(shield=True):  # noqa: ASYNC100 - a `yield from` in a coroutine is an await
+        yield from Rest(call, awaited)
 
 
 @asynccontextmanager
@@ -270,17 +300,17 @@ async def _checked_out(pool: Pool) -> PooledConnection:
     Not the pool's own `check`: it sleeps longer and longer between dead connections, seconds in all after a
     restart of the server. Here each dead one costs nothing but its place, which the pool fills again.
     """
-    deadline = anyio.current_time() + pool.timeout
+    deadline = monotonic() + pool.timeout
     while True:
         try:
-            conn = await pool.getconn(timeout=deadline - anyio.current_time())
+            conn = await pool.getconn(timeout=deadline - monotonic())
         except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
             if pool.last_failure is not None:
                 raise DatabaseUnavailable(f"PostgreSQL: {one_line(pool.last_failure)}") from error
             raise PoolExhausted(f"PostgreSQL: {error}") from error
         except psycopg_pool.PoolClosed as error:
             raise DatabaseUnavailable("PostgreSQL: the pool is not open") from error
-        if not _is_suspect(conn):
+        if not conn.is_suspect():
             return conn
         try:
             with anyio.fail_after(CHECK_TIMEOUT):
@@ -293,10 +323,3 @@ async def _checked_out(pool: Pool) -> PooledConnection:
             raise
         else:
             return conn
-
-
-def _is_suspect(conn: Connection) -> bool:
-    """Whether an idle connection has something to read: an end of file, or a server's last words, or a notice."""
-    poll = select.poll()
-    poll.register(conn.pgconn.socket, select.POLLIN)
-    return bool(poll.poll(0))

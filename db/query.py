@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow, dict_row
+from psycopg.rows import dict_row
 from pydantic import BaseModel
 from sqlalchemy import Executable
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -19,7 +18,7 @@ from sqlalchemy.sql.elements import CompilerElement
 
 from db.pooled_connection import PooledConnection
 
-Connection = AsyncConnection[TupleRow]
+Connection = PooledConnection
 Model = TypeVar("Model", bound=BaseModel)
 
 _DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
@@ -49,9 +48,7 @@ class Query:
 
     async def one(self, connection: Connection, model: type[Model], **parameters: Any) -> Model | None:
         """The first row as a `model`, or None if there is none."""
-        async with connection.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(self.sql, self._bind(parameters))
-            row = await cursor.fetchone()
+        row = await connection.first(self.sql, self._bind(parameters))
         return None if row is None else model.model_validate(row)
 
     async def all(self, connection: Connection, model: type[Model], **parameters: Any) -> list[Model]:

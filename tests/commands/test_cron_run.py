@@ -13,6 +13,7 @@ from app import cli
 from commands.cron.by_hand import run_job
 from db import cron_runs
 from db.pool import Work
+from db.pooled_connection import PooledConnection
 from roles.schedule.declarations import cron
 from roles.schedule.run import Run
 from schema.settings import Settings
@@ -80,7 +81,7 @@ async def test_a_job_that_fails_leaves_its_traceback_and_nothing_else(
 
 @pytest.mark.anyio
 async def test_a_job_that_goes_on_elsewhere_is_not_run(settings: Settings, database_url: str, out: Output) -> None:
-    async with await psycopg.AsyncConnection.connect(database_url) as replica:
+    async with await PooledConnection.connect(database_url) as replica:
         assert await cron_runs.lock_job(replica, "count")
         code, run = await outcome(settings, out, "count")
     assert (code, run["status"], run["reason"]) == (1, "skipped", "an earlier run of the job still went on")

@@ -6,7 +6,6 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg
 import pytest
 
 from commands.cron.verdict import Answer
@@ -14,6 +13,7 @@ from commands.cron.why import explain
 from db import cron_runs
 from db.cron_runs import RunStatus
 from db.pool import Work
+from db.pooled_connection import PooledConnection
 from roles.schedule.declarations import cron, every
 from roles.schedule.run import Run
 from schema.settings import Settings
@@ -192,7 +192,7 @@ async def test_a_tick_that_is_one_transaction_is_known_by_its_lock(
 ) -> None:
     at = utc("2025-10-27T11:30")
     write(database_url, "rhythm", "2025-10-27T11:00")
-    async with await psycopg.AsyncConnection.connect(database_url) as replica:
+    async with await PooledConnection.connect(database_url) as replica:
         assert await cron_runs.lock_tick(replica, "rhythm", at)
         state, because = await answer(settings, out, "rhythm", "2025-10-27T11:30Z")
         assert state == "running"

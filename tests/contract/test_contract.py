@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import anyio
-import psycopg
 import pytest
 
 from db import api_keys
+from db.pooled_connection import PooledConnection
 from roles.api.access import known_scopes
 from roles.api.app import create_app
 from schema.settings import Settings
@@ -39,7 +39,7 @@ Json = dict[str, Any]
 
 async def key_for(database_url: str, *scopes: str) -> str:
     """A new API key."""
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as conn:
+    async with await PooledConnection.connect(database_url, autocommit=True) as conn:
         _, key = await api_keys.create(conn, "Somebody", scopes=scopes)
     return key
 

@@ -214,7 +214,7 @@ async def test_a_late_look_at_a_tick_that_is_in_the_book_takes_no_lock_of_the_jo
 
 @pytest.fixture
 async def connection(database_url: str) -> AsyncIterator[Connection]:
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+    async with await PooledConnection.connect(database_url, autocommit=True) as connection:
         yield connection
 
 
