@@ -39,6 +39,7 @@ from roles.api.client_watch import ClientWatch
 from roles.api.compression import compress, is_worth_compressing
 from roles.api.errors import RequestTimedOut, TooBusy, problem_for
 from roles.api.replies import problem_reply
+from roles.api.request import NOT_DECODED
 from roles.cancellation import StrayCancellation, stray_cancellation_as
 from roles.web.gate import STATE_KEY
 
@@ -170,19 +171,18 @@ class Connection:
 
     def _request(self, body: bytes, path: str) -> Any:
         scope = self._scope
-        headers = Headers([("Remote-Addr", (scope["client"] or ["<local>"])[0])])
-        headers.extend((name.decode("latin1"), value.decode("latin1")) for name, value in scope["headers"])
         request = self._app.request_class(
             scope["method"],
             scope["scheme"],
             path,
             scope["query_string"],
-            headers,
+            NOT_DECODED,
             scope["root_path"],
             scope["http_version"],
             scope,
             send_push_promise=_no_push,
         )
+        request.remote_addr = (scope["client"] or ["<local>"])[0]
         request.body.set_result(body)
         return request
 

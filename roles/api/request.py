@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import quart
 from pydantic_core import from_json
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import BadRequest, NotAcceptable, UnsupportedMediaType
+from werkzeug.sansio.utils import get_content_length, get_host
+from werkzeug.utils import cached_property
 
 from roles.api.callers import ANYBODY, Caller
 
 if TYPE_CHECKING:
     from roles.api.limits import Limit
+
+NOT_DECODED: Final = Headers()
+"""What a request is made with whose headers are those of its scope."""
 
 _TAKES_JSON = frozenset({b"*/*", b"application/json"})
 """What nearly all clients send as `Accept`."""
@@ -28,7 +33,31 @@ class Request(quart.Request):
     rate: tuple[Limit, float] | None = None
     """A limit that it was counted for, and when a next one would be in time for that (`roles.api.limits`)."""
 
+    _headers: Headers = NOT_DECODED
+
     _routing_exception: Exception | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """Decoded when somebody asks for them; what every request is asked is asked of `sent`."""
+        if self._headers is NOT_DECODED:
+            address = [("Remote-Addr", self.remote_addr or "<local>")]
+            sent = [(name.decode("latin1"), value.decode("latin1")) for name, value in self.scope["headers"]]
+            self._headers = Headers([*address, *sent])
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: Headers) -> None:
+        self._headers = headers
+
+    @cached_property
+    def content_length(self) -> int | None:
+        length = self._sent(b"content-length")
+        return None if length is None else get_content_length(length, self._sent(b"transfer-encoding"))
+
+    @cached_property
+    def host(self) -> str:
+        return get_host(self.scheme, self._sent(b"host"), self.server, self.trusted_hosts)
 
     @property
     def routing_exception(self) -> Exception | None:
@@ -52,6 +81,10 @@ class Request(quart.Request):
         Werkzeug's own headers compare each name with each, and raise an error inside for one that is not there.
         """
         return dict(reversed([*self.scope["headers"]]))
+
+    def _sent(self, name: bytes) -> str | None:
+        value = self.sent.get(name)
+        return None if value is None else value.decode("latin1")
 
     @cached_property
     def blueprints(self) -> list[str]:  # Quart works it out three times a request
