@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 
 from roles.embedded import survivors
+from roles.embedded.erlang_modules import modules_of
 from roles.embedded.paths import make_private, needs_quotes, stand_in, write_private
 from roles.embedded.process import Child, Command, ServiceEnded, dying_with_parent, running
 from roles.embedded.rabbitmq_node import Node, configuration
@@ -22,6 +23,8 @@ from roles.embedded.rabbitmq_source import Native
 STOP = ((signal.SIGTERM, 15.0),)
 # With the host's name in it, the node would lose its data when the host is renamed.
 _NAME = "rolecall@localhost"
+_MODULES = "modules"
+_PLUGIN = "rabbitmq_management"
 _EPMD_SECONDS = 10.0
 _CALL_SECONDS = 2.0
 
@@ -77,6 +80,8 @@ def _environment(source: Native, node: Node, directory: Path) -> dict[str, str]:
         "ERL_EPMD_PORT": str(node.epmd_port),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         "ERL_CRASH_DUMP_SECONDS": "0",
+        # Before anything else: see `roles.embedded.erlang_modules`. The name is an atom, for quotes get lost.
+        "ERL_AFLAGS": f"-eval catch(code:ensure_modules_loaded(element(2,file:consult({_MODULES}))))",
         # Nodes that are bound to cores would all be bound to the same first ones.
         "RABBITMQ_SCHEDULER_BIND_TYPE": "u",
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 -kernel inet_dist_use_interface {127,0,0,1}",
@@ -86,7 +91,8 @@ def _environment(source: Native, node: Node, directory: Path) -> dict[str, str]:
 def _prepare(source: Native, node: Node, directory: Path) -> tuple[Native, Path]:
     """Writes the node's files, and returns the server and the directory by names that RabbitMQ's scripts can take."""
     write_private(directory / "rabbitmq.conf", configuration(node))
-    write_private(directory / "enabled_plugins", "[rabbitmq_management].\n")
+    write_private(directory / "enabled_plugins", f"[{_PLUGIN}].\n")
+    write_private(directory / _MODULES, "".join(f"'{name}'.\n" for name in modules_of(source, ("rabbit", _PLUGIN))))
     if not any(map(needs_quotes, (source.script, source.erlang, directory))):
         return source, directory
     shortcut = stand_in(directory)
