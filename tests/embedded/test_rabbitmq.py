@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import stat
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 
 import anyio
 import httpx
 import pytest
 from anyio import TASK_STATUS_IGNORED
 
-from roles.embedded import survivors
+from roles.embedded import debian, survivors
 from roles.embedded.amqp_probe import LoginRefused, log_in
 from roles.embedded.process import ServiceEnded
 from roles.embedded.rabbitmq import RabbitMQ
 from roles.embedded.rabbitmq_node import choose_node, node_of
+from roles.embedded.rabbitmq_source import in_tree, installed
 from schema.errors import ConfigurationError, DependencyUnavailable
 from tests.embedded.support import (
     HOLD,
@@ -79,6 +83,7 @@ async def test_data_outlives_a_restart_and_nothing_is_left_running_or_listening(
             await log_in(port=port_of(node), user=node.user, password="wrong")
         await a_node_with_another_password_says_what_to_do(node, tmp_path / "other")
         store(node, "kept")
+        assert_all_modules_are_loaded(node)
         running = processes(tmp_path / "with spaces")
         assert len(running) > 2
         assert {"0100007F"} <= listening_addresses(running) <= LOOPBACK
@@ -92,6 +97,20 @@ async def test_data_outlives_a_restart_and_nothing_is_left_running_or_listening(
     for log in (tmp_path / "with spaces" / "rabbitmq").glob("*.log*"):
         assert node.password not in log.read_text()
         assert "disk space monitor" not in log.read_text()
+
+
+def assert_all_modules_are_loaded(node: RabbitMQ) -> None:
+    """Some of them nobody would need: they are there because the node was told to load them."""
+    listed = re.findall(r"'(.+)'", (node._directory / "modules").read_text())
+    assert {"rabbit", "rabbit_mgmt_app", "mnesia"} <= set(listed)
+    source = installed() or in_tree(debian.unpacked(SOURCES))
+    assert source is not None
+    call = [str(source.erlang / "erl_call"), "-sname", "rolecall@localhost", "-a", "code all_loaded []"]
+    answer = subprocess.run(
+        call, env={"HOME": str(node._directory), "ERL_EPMD_PORT": str(node._node.epmd_port)}, check=True, stdout=PIPE
+    )
+    loaded = re.findall(rb"\{'?([^ ',]+)'?, *(?:\"|preloaded)", answer.stdout)
+    assert {name.encode() for name in listed} <= set(loaded)
 
 
 async def a_node_with_another_password_says_what_to_do(node: RabbitMQ, directory: Path) -> None:
