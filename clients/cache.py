@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
@@ -34,7 +34,6 @@ from schema import settings
 from schema.errors import ConfigurationError
 
 Model = TypeVar("Model", bound=BaseModel)
-Store: TypeAlias = cashews.Cache | Memory
 
 PREFIX: Final = "rolecall:"
 """Of every key, for a Redis is often shared with others."""
@@ -76,28 +75,16 @@ class Cache:
 
     async def get(self, key: str) -> str | None:
         """What was kept under `key`; None if nothing is, or not any more."""
-
-        async def look(store: Store) -> str | None:
-            found: str | None = await store.get(PREFIX + key)
-            return found
-
-        return await self._ask(look)
+        found: str | None = await self._ask("get", PREFIX + key)
+        return found
 
     async def set(self, key: str, value: str, *, lifetime: timedelta) -> None:
         """Keeps `value` under `key` for so long, or until there is no room."""
-
-        async def keep(store: Store) -> None:
-            await store.set(PREFIX + key, value, expire=lifetime.total_seconds())
-
-        await self._ask(keep)
+        await self._ask("set", PREFIX + key, value, expire=lifetime.total_seconds())
 
     async def delete(self, key: str) -> None:
         """Forgets what is kept under `key`."""
-
-        async def forget(store: Store) -> None:
-            await store.delete(PREFIX + key)
-
-        await self._ask(forget)
+        await self._ask("delete", PREFIX + key)
 
     async def fetch(
         self,
@@ -163,16 +150,17 @@ class Cache:
             log.warning("cached value is of no use", key=key, error=str(error).partition("\n")[0])
             return 0.0, None
 
-    async def _ask(self, command: Callable[[Store], Awaitable[str | None]]) -> str | None:
+    async def _ask(self, command: str, *arguments: str, **options: float) -> Any:
+        """Calls the method of this name of a store: they have the same."""
         if self._shared is not None and time.monotonic() >= self._rests_until:
             try:
                 with anyio.fail_after(self._timeout):
-                    return await command(self._shared)
+                    return await getattr(self._shared, command)(*arguments, **options)
             except (CacheBackendInteractionError, TimeoutError, OSError) as error:
                 self._rests_until = time.monotonic() + self._rest
                 cause = error.__cause__ or error
                 log.warning("shared cache left alone", seconds=self._rest, error=str(cause) or type(cause).__name__)
-        return await command(self._memory)
+        return await getattr(self._memory, command)(*arguments, **options)
 
 
 _current: ContextVar[Cache] = ContextVar("cache")

@@ -8,6 +8,7 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from schema.duration import format_duration
@@ -31,13 +32,18 @@ def shape(record: logging.LogRecord, bound: Mapping[str, Any]) -> dict[str, Any]
         "event": _masked(record.getMessage()),
     }
     for name, value in {**bound, **getattr(record, "fields", {})}.items():
-        secret = isinstance(value, str) and _SECRET_NAME.search(name)
+        secret = isinstance(value, str) and _is_secret(name)
         shaped[f"{name}_" if name in _HEAD else name] = "***" if secret else _plain(value)
     if record.stack_info:
         shaped["stack"] = _masked(record.stack_info)
     if record.exc_info and record.exc_info[0] is not None:
         shaped["exception"] = _masked("".join(traceback.format_exception(*record.exc_info)).rstrip())
     return shaped
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
 
 
 def line(shaped: Mapping[str, Any], when: str) -> Iterator[tuple[str, str]]:

@@ -102,6 +102,8 @@ class Api(Quart):
         super().__init__("rolecall", static_folder=None, template_folder=None)
         self.settings = settings
         self.guard = guard(settings, clock)
+        self._before: dict[str | None, tuple[list[Any], list[Any]]] = {}
+        """By endpoint: what is called with the values of its URL, and what before it."""
         self.access: dict[str, Access] = {}
         """By endpoint."""
         self.request_timeout = settings.api.request_timeout.total_seconds()
@@ -134,6 +136,25 @@ class Api(Quart):
             request.path,
             request.query_string.decode(),
         )
+
+    async def preprocess_request(self, context: Any = None) -> Any:
+        """See Quart's, which puts together anew for each request what is to be called."""
+        request: Request = context.request
+        endpoint = request.endpoint
+        if endpoint not in self._before:
+            names = [None, *reversed(request.blueprints)]
+            self._before[endpoint] = (
+                [function for name in names for function in self.url_value_preprocessors[name]],
+                [self.ensure_async(function) for name in names for function in self.before_request_funcs[name]],
+            )
+        preprocessors, functions = self._before[endpoint]
+        for preprocess in preprocessors:
+            preprocess(endpoint, request.view_args)
+        for function in functions:
+            result = await function()
+            if result is not None:
+                return result
+        return None
 
     async def dispatch_request(self, context: Any = None) -> Any:
         """Lets nobody come to a route who may not; see Quart's."""

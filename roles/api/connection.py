@@ -18,6 +18,7 @@ deadline that Quart has not included. It promises:
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -111,9 +112,14 @@ class Connection:
         path, query = scope["raw_path"], scope["query_string"]
         if len(path) + len(query) + bool(query) > limits.max_target_length:
             raise RequestURITooLarge(f"The path and the query are longer than {limits.max_target_length} bytes.")
-        if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > limits.max_headers_length:
+        length, announced = 0, b""
+        for name, value in scope["headers"]:
+            length += len(name) + len(value) + 4
+            if name == b"content-length":
+                announced = announced or value
+        if length > limits.max_headers_length:
             raise RequestHeaderFieldsTooLarge(f"The headers are larger than {limits.max_headers_length} bytes.")
-        if _announced_length(scope) > limits.max_content_length:
+        if announced and int(announced) > limits.max_content_length:
             raise self._too_large()
 
     async def _read(self, receive: ASGIReceiveCallable) -> bytes:
@@ -197,9 +203,7 @@ class Connection:
     async def _send(self, response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if is_worth_compressing(response):
             compress(response, _header(self._scope, b"accept-encoding"))
-        headers = [
-            (name.lower().encode("latin1"), value.encode("latin1")) for name, value in response.headers.items()
-        ]
+        headers = [(_encoded(name), value.encode("latin1")) for name, value in response.headers]
         self._answered = True
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         whole = response.response
@@ -217,8 +221,9 @@ class Connection:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _announced_length(scope: HTTPScope) -> int:
-    return int(_header(scope, b"content-length") or 0)
+@lru_cache(maxsize=256)
+def _encoded(name: str) -> bytes:
+    return name.lower().encode("latin1")
 
 
 def _header(scope: HTTPScope, wanted: bytes) -> str:

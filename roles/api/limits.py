@@ -17,7 +17,7 @@ What is declared is quart-rate-limiter's (`rate_limit`, `rate_exempt`, `limit_bl
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil
@@ -66,17 +66,17 @@ class Limit:
         identify = self.declared.key_function
         return self.prefix + (caller if identify is None else await identify())
 
-    def headers(self, ahead: float) -> dict[str, str]:
+    def headers(self, ahead: float) -> Iterable[tuple[str, str]]:
         """What a reply says of it.
 
         Params:
             ahead: seconds until a next request would be in time, if all came evenly.
         """
-        return {
-            "RateLimit-Limit": str(self.declared.count),
-            "RateLimit-Remaining": str(int((self.period - ahead) / self.interval)),
-            "RateLimit-Reset": str(ceil(ahead)),
-        }
+        return (
+            ("RateLimit-Limit", str(self.declared.count)),
+            ("RateLimit-Remaining", str(int((self.period - ahead) / self.interval))),
+            ("RateLimit-Reset", str(ceil(ahead))),
+        )
 
 
 class Limiter:
@@ -124,7 +124,8 @@ class Limiter:
         rate = cast("Request", request).rate
         if rate is not None:
             limit, in_time = rate
-            response.headers.extend(limit.headers(max(0.0, in_time - time.time())))
+            for name, value in limit.headers(max(0.0, in_time - time.time())):
+                response.headers.add(name, value)
         return response
 
     def _limits_of(self, endpoint: str) -> list[Limit]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import quart
@@ -10,7 +11,6 @@ from pydantic_core import from_json
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import BadRequest, NotAcceptable, UnsupportedMediaType
 from werkzeug.sansio.utils import get_content_length, get_host
-from werkzeug.utils import cached_property
 
 from roles.api.callers import ANYBODY, Caller
 
@@ -86,9 +86,9 @@ class Request(quart.Request):
         value = self.sent.get(name)
         return None if value is None else value.decode("latin1")
 
-    @cached_property
+    @property
     def blueprints(self) -> list[str]:  # Quart works it out three times a request
-        return super().blueprints
+        return [] if self.url_rule is None else _blueprints_of(self.url_rule.endpoint)
 
     def ensure_json_is_acceptable(self) -> None:
         """Sees to it that the client takes what all routes answer with.
@@ -122,3 +122,12 @@ class Request(quart.Request):
 def caller() -> Caller:
     """Who sent the request that is being handled."""
     return cast("Request", quart.request).caller
+
+
+@cache
+def _blueprints_of(endpoint: str) -> list[str]:
+    """The names of those that it is in, the innermost first."""
+    names = []
+    while endpoint := endpoint.rpartition(".")[0]:
+        names.append(endpoint)
+    return names

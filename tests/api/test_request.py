@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 import quart
+from quart import Blueprint, request
+from quart.routing import QuartRule
 from werkzeug.datastructures import Headers
 
+from roles.api.app import Api
 from roles.api.request import NOT_DECODED, Request
+from roles.clock import SystemClock
+from schema.settings import Settings
 
 Sent = list[tuple[bytes, bytes]]
 
@@ -56,3 +61,44 @@ async def test_what_was_sent_is_understood_as_quart_does(sent: Sent) -> None:
 async def test_headers_that_it_is_made_with_are_its_headers() -> None:
     headers = Headers([("X-Name", "Ada")])
     assert request_of(Request, [], headers).headers is headers
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("endpoint", [None, "alone", "students.get", "outer.inner.get"])
+async def test_it_knows_the_blueprints_that_it_is_in(endpoint: str | None) -> None:
+    theirs, ours = request_of(quart.Request, [], Headers()), request_of(Request, [], Headers())
+    if endpoint is not None:
+        theirs.url_rule = ours.url_rule = QuartRule("/", endpoint=endpoint)
+    assert ours.blueprints == theirs.blueprints
+
+
+@pytest.mark.anyio
+async def test_what_is_registered_to_be_called_before_a_request_is_called_in_order() -> None:
+    app = Api(Settings(), SystemClock())
+    called: list[object] = []
+    outer, inner, other = (Blueprint(name, name, url_prefix=f"/{name}") for name in ("outer", "inner", "other"))
+    for owner in (app, outer, inner, other):
+        owner.url_value_preprocessor(
+            lambda endpoint, values, name=owner.name: called.append((name, endpoint, values))
+        )
+
+        async def before(name: str = owner.name) -> str | None:
+            called.append(name)
+            return "enough" if request.args.get("enough") == name else None
+
+        owner.before_request(before)
+
+    @inner.get("/<int:number>")
+    async def get(number: int) -> str:
+        return str(number)
+
+    outer.register_blueprint(inner)
+    app.register_blueprint(outer)
+    app.register_blueprint(other)
+    values = ("outer.inner.get", {"number": 7})
+    expected = [("rolecall", *values), ("outer", *values), ("inner", *values), "rolecall", "outer", "inner"]
+    for query, result, calls in (("", None, expected), ("?enough=outer", "enough", expected[:-1])):
+        async with app.test_request_context(f"/outer/inner/7{query}") as context:
+            assert await app.preprocess_request(context) == result
+        assert called == calls
+        called.clear()
