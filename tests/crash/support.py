@@ -120,7 +120,7 @@ class Process:
         """Returns when the awaited condition holds; fails with the end of the log."""
         with anyio.move_on_after(within):
             while not await condition():  # noqa: ASYNC110 - it happens in other processes
-                await anyio.sleep(0.02)
+                await anyio.sleep(0.1)
             return
         raise AssertionError(f"not within {within} s: {what}\n{self.text()}")
 

@@ -98,7 +98,7 @@ class App:
         try:
             with anyio.fail_after(within):
                 while not await condition():  # noqa: ASYNC110 - what is waited for is another process
-                    await anyio.sleep(0.02)
+                    await anyio.sleep(0.1)  # each look takes time from what is looked at
         except TimeoutError:
             raise AssertionError(f"not within {within} s: {condition}\n{self.text()}") from None
 
@@ -172,8 +172,8 @@ async def running(
         async with anyio.create_task_group() as group:
             group.start_soon(app.read)
             async with (
-                httpx.AsyncClient(timeout=20, trust_env=False) as api,
-                httpx.AsyncClient(timeout=20, trust_env=False) as ops,
+                httpx.AsyncClient(timeout=20, trust_env=False, verify=False) as api,
+                httpx.AsyncClient(timeout=20, trust_env=False, verify=False) as ops,
             ):
                 app.api, app.ops = api, ops
                 if wait:

@@ -55,7 +55,7 @@ def listening(pids: set[int]) -> set[str]:
 async def gone(home: Path, *, within: float = 60) -> None:
     with anyio.fail_after(within):
         while processes(home):  # noqa: ASYNC110 - what is waited for are other processes
-            await anyio.sleep(0.05)
+            await anyio.sleep(0.1)
 
 
 async def add(app: App, name: str) -> None:
@@ -70,7 +70,7 @@ async def on_disk(home: Path, queue: bytes) -> None:
 
     with anyio.fail_after(60):
         while not written():  # noqa: ASYNC110 - what is waited for is another process
-            await anyio.sleep(0.05)
+            await anyio.sleep(0.1)
 
 
 async def names(app: App) -> set[str]:

@@ -66,7 +66,7 @@ async def run_until_it_fails(role: Role, once_started: Callable[[], Awaitable[No
 async def eventually(condition: Callable[[], bool], within: float = 20.0) -> None:
     with anyio.fail_after(within):
         while not condition():  # noqa: ASYNC110 - what is waited for is outside of this process
-            await anyio.sleep(0.02)
+            await anyio.sleep(0.1)
 
 
 @contextmanager
