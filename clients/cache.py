@@ -29,6 +29,7 @@ from clients.lean_cashews import (
     Memory,
     PicklerType,
     cashews,
+    shared_cache,
 )
 from schema import settings
 from schema.errors import ConfigurationError
@@ -57,7 +58,7 @@ class Cache:
         self._loading: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         url = section.url.get_secret_value()
         if url != settings.IN_MEMORY:
-            self._shared = cashews.Cache("shared")
+            self._shared = shared_cache()
             try:
                 self._shared.setup(
                     url,

@@ -195,8 +195,27 @@ async def test_a_redis_that_says_nothing_costs_its_timeout_once() -> None:
             assert anyio.current_time() - began < 20  # 50 s with a timeout each
 
 
-def test_it_brings_no_orm_along_and_is_in_nobodys_way_to_it() -> None:
-    look = "import clients.cache, sys; print('sqlalchemy.orm' in sys.modules); import sqlalchemy.ext.serializer"
+def test_it_brings_nothing_along_that_is_not_used_and_is_in_nobodys_way_to_it() -> None:
+    shown = run(
+        "import clients.cache, sys",
+        "print(sys.modules.keys() & {'sqlalchemy.orm', 'redis', 'starlette', 'cashews.backends.redis'})",
+        "import sqlalchemy.ext.serializer, redis",
+    )
+    assert shown == "set()\n"
+
+
+def test_a_redis_without_its_library_is_told_what_to_install() -> None:
+    shown = run(
+        "import sys, clients.cache as cache; from schema import errors, settings",
+        "sys.modules['redis'] = None",
+        "try: cache.Cache(settings.Cache.model_validate({'url': 'redis://127.0.0.1:1/0'}))",
+        "except errors.ConfigurationError as error: print(error)",
+    )
+    assert "uv sync --extra redis" in shown
+
+
+def run(*lines: str) -> str:
+    """What Python prints that runs these lines."""
     root = Path(__file__).parent.parent.parent
-    shown = subprocess.run([sys.executable, "-c", look], cwd=root, capture_output=True, text=True, check=True)
-    assert shown.stdout == "False\n"
+    code = "\n".join(lines)
+    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
