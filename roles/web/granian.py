@@ -39,7 +39,7 @@ from roles.web.gate import STATE_KEY, Gate, new_request_id
 from roles.web.headers import complete, problem_reply
 from roles.web.listener import BACKLOG
 from roles.web.patience import Patience
-from roles.web.server import CUT_OFF_TIMEOUT, LINGER, Certificate
+from roles.web.server import CUT_OFF_TIMEOUT, LINGER, Certificate, Serving
 from schema.problems import MALFORMED, Problem, untyped
 
 PLACE_INTERVAL: Final = 1.0
@@ -70,24 +70,17 @@ LOGGING: Final[dict[str, Any]] = {"incremental": True, "formatters": {}, "handle
 log = structlog.get_logger(__name__)
 
 
-async def converse(
-    gate: Gate,
-    listener: socket,
-    *,
-    stop: anyio.Event,
-    started: Callable[[], None],
-    patience: Patience,
-    tls: Certificate | None,
-) -> None:
+async def converse(serving: Serving) -> None:
     """Serves with Granian; see `roles.web.server.Server.serve`."""
+    gate, patience = serving.gate, serving.patience
     ended = anyio.Event()
-    accepted = Accepted(listener)
+    accepted = Accepted(serving.listener)
     with socket() as spare:
-        server = _Granian(_for_granian(gate), listener, spare, patience, tls)
+        server = _Granian(_for_granian(gate), serving.listener, spare, patience, serving.tls)
 
         async def drain() -> None:
             try:
-                await stop.wait()
+                await serving.stop.wait()
                 server.refuse()
                 gate.draining.set()
                 await anyio.sleep(LINGER)
@@ -109,10 +102,10 @@ async def converse(
             with anyio.CancelScope(shield=True) as shield:
                 tasks.start_soon(drain)
                 tasks.start_soon(_make_place, accepted, gate, patience.connections)
-                if tls is not None:
+                if serving.tls is not None:
                     keep_alive = patience.keep_alive_timeout
                     tasks.start_soon(_end_idle, accepted, gate, keep_alive, keep_alive / 2)
-                started()
+                serving.started()
                 await server.serve()
             ended.set()
             tasks.cancel_scope.cancel()

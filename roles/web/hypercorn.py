@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from socket import socket
 from ssl import SSLContext, SSLError
 from time import time
 
@@ -20,11 +18,10 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 
 from roles.cancellation import stray_cancellation_as
-from roles.web.gate import Gate
 from roles.web.listener import BACKLOG
 from roles.web.open_connections import Connections, OpenConnection
 from roles.web.patience import Patience
-from roles.web.server import CUT_OFF_TIMEOUT, LINGER, Certificate
+from roles.web.server import CUT_OFF_TIMEOUT, LINGER, Certificate, Serving
 
 TLS_HANDSHAKE_TIMEOUT = 10.0
 """Seconds that a client has to agree with us on TLS."""
@@ -32,18 +29,11 @@ TLS_HANDSHAKE_TIMEOUT = 10.0
 log = structlog.get_logger(__name__)
 
 
-async def converse(
-    gate: Gate,
-    listener: socket,
-    *,
-    stop: anyio.Event,
-    started: Callable[[], None],
-    patience: Patience,
-    tls: Certificate | None,
-) -> None:
+async def converse(serving: Serving) -> None:
     """Serves with Hypercorn; see `roles.web.server.Server.serve`."""
+    gate, patience = serving.gate, serving.patience
     config, context = _config(patience), WorkerContext(None)
-    secure = None if tls is None else _tls_context(tls)
+    secure = None if serving.tls is None else _tls_context(serving.tls)
     open_connections = Connections(ASGIWrapper(gate), config, context, patience)
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -56,7 +46,7 @@ async def converse(
 
     async def drain() -> None:
         try:
-            await stop.wait()
+            await serving.stop.wait()
             server.close()
             gate.draining.set()
             await anyio.sleep(LINGER)
@@ -72,14 +62,14 @@ async def converse(
     async with anyio.create_task_group() as tasks:
         handshake = None if secure is None else TLS_HANDSHAKE_TIMEOUT
         server = await asyncio.start_server(
-            accept, sock=listener, backlog=BACKLOG, ssl=secure, ssl_handshake_timeout=handshake
+            accept, sock=serving.listener, backlog=BACKLOG, ssl=secure, ssl_handshake_timeout=handshake
         )
         # A connection that is cancelled ends in the middle of a reply. Only requests are, and by the gate.
         with anyio.CancelScope(shield=True) as shield:
             async with anyio.create_task_group() as connections:
                 tasks.start_soon(drain)
                 connections.start_soon(context.terminated.wait)
-                started()
+                serving.started()
         tasks.cancel_scope.cancel()
 
 

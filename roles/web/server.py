@@ -7,11 +7,11 @@ owns no signal, no lifespan and no log of requests: these are the process's, the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from socket import socket
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import anyio
 from hypercorn.typing import ASGIFramework
@@ -52,26 +52,30 @@ class Certificate:
         )
 
 
-class Converse(Protocol):
-    """What the two servers differ in: serves a gate on a listener; see `Server.serve`."""
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a server is to serve, where, and how.
 
-    async def __call__(
-        self,
-        gate: Gate,
-        listener: socket,
-        *,
-        stop: anyio.Event,
-        started: Callable[[], None],
-        patience: Patience,
-        tls: Certificate | None,
-    ) -> None: ...
+    Params:
+        gate: with the application behind it.
+        listener: it is closed in the end.
+        stop: once set, what is in flight is ended, and nothing new begun.
+        started: called once connections are accepted.
+    """
+
+    gate: Gate
+    listener: socket
+    stop: anyio.Event
+    started: Callable[[], None]
+    patience: Patience
+    tls: Certificate | None
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One of the two."""
+    """One of the two, which differ in how they converse with clients."""
 
-    converse: Converse
+    converse: Callable[[Serving], Awaitable[None]]
 
     async def serve(
         self,
@@ -102,7 +106,7 @@ class Server:
         """
         gate = Gate(app, tally=tally, log_requests=log_requests)
         give_up_after(listener, patience.keep_alive_timeout)
-        await self.converse(gate, listener, stop=stop, started=started, patience=patience, tls=tls)
+        await self.converse(Serving(gate, listener, stop, started, patience, tls))
 
 
 def server(name: Literal["hypercorn", "granian"]) -> Server:
