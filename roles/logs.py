@@ -237,7 +237,7 @@ def _may_change(record: logging.LogRecord) -> bool:
     """Whether it could be another one when the turn is over: of a list it would show what is in it then."""
     fields: Mapping[str, Any] = getattr(record, "fields", _UNBOUND)
     settled = isinstance(record.msg, str) and not record.args
-    return not settled or any(type(value) not in _LASTING for value in fields.values())
+    return not settled or not _LASTING.issuperset(map(type, fields.values()))
 
 
 def _about(event: str, **fields: Any) -> logging.LogRecord:

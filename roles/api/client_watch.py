@@ -15,8 +15,8 @@ class ClientWatch:
 
     The next that `receive` has to give then is the client's going. A task that waits for it would cost more than
     many a handler, so no task does: `receive` is stepped to the future that it waits for in the end (of Hypercorn's
-    queue, or of `roles.web.granian`), and that one calls back. The end of the reply does so too, so leave the block
-    before.
+    queue, or of `roles.web.granian_requests`), and that one calls back. The end of the reply does so too, so leave
+    the block before.
     """
 
     __slots__ = ("_event", "_receive", "_scope", "_waiting", "gone")

@@ -7,19 +7,20 @@ Granian's embedded server drains well once it was told to stop. What it lacks is
   nobody knows;
 - it waits without end for a client that has sent half a request, keeps a silent one where it speaks HTTP/2, and lets
   nobody in while there are as many as there may be: some are shut down then (`roles.web.accepted`).
+
+What it calls for a request is in `roles.web.granian_requests`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from socket import socket
 from ssl import SSLError
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio
 import structlog
@@ -32,15 +33,14 @@ from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 from granian.net import SocketHolder  # type: ignore[attr-defined]  # its stubs do not say that it is there
 from granian.server.embed import Server
-from hypercorn.typing import ASGIFramework, ASGIReceiveEvent
+from hypercorn.typing import ASGIFramework
 
 from roles.web.accepted import Accepted, Client
-from roles.web.gate import STATE_KEY, Gate, new_request_id
-from roles.web.headers import complete, problem_reply
+from roles.web.gate import Gate
+from roles.web.granian_requests import for_granian
 from roles.web.listener import BACKLOG
 from roles.web.patience import Patience
 from roles.web.server import CUT_OFF_TIMEOUT, LINGER, Certificate, Serving
-from schema.problems import MALFORMED, Problem, untyped
 
 PLACE_INTERVAL: Final = 1.0
 """Seconds after which a connection that waits for a place gets that of one that is idle."""
@@ -54,16 +54,6 @@ QUIET: Final = timedelta(seconds=2)
 RSA_SIZES: Final = range(2048, 8192 + 1)
 """Bits that an RSA key of a certificate may have."""
 
-GONE_AFTER: Final = 0.05
-"""Seconds after which a request that is still being handled is worth the question whether its client is there."""
-
-EMPTY: Final[ASGIReceiveEvent] = {"type": "http.request", "body": b"", "more_body": False}
-
-GONE: Final[ASGIReceiveEvent] = {"type": "http.disconnect"}
-
-UNNAMED: Final = (b"server", b"")
-"""Granian says its name where there is no such header, and there is no other way to keep it from that."""
-
 LOGGING: Final[dict[str, Any]] = {"incremental": True, "formatters": {}, "handlers": {}, "loggers": {}}
 """Granian's records go where all others do; without this it would set up handlers of its own, and close ours."""
 
@@ -76,7 +66,7 @@ async def converse(serving: Serving) -> None:
     ended = anyio.Event()
     accepted = Accepted(serving.listener)
     with socket() as spare:
-        server = _Granian(_for_granian(gate), serving.listener, spare, patience, serving.tls)
+        server = _Granian(for_granian(gate), serving.listener, spare, patience, serving.tls)
 
         async def drain() -> None:
             try:
@@ -167,6 +157,18 @@ class _Granian(Server):
                 raise
             raise tls.unusable(error) from error
 
+    def startup(self, *arguments: Any) -> None:
+        """Has its threads inherit a policy by which they do not interrupt this one when they are woken (SCHED_BATCH).
+
+        Where they share a core, each reply would be followed by a switch to them and back, with the lock of the
+        interpreter held here. So they have their turn when this thread waits, or has had its time, and find several.
+        """
+        ours = os.sched_getscheduler(0)
+        if ours == os.SCHED_OTHER:
+            _schedule(os.SCHED_BATCH)
+        super().startup(*arguments)  # type: ignore[no-untyped-call]
+        asyncio.get_running_loop().call_soon(_schedule, ours)  # and so after the tasks that start the threads
+
     def refuse(self) -> None:
         """Lets nobody connect any more.
 
@@ -191,6 +193,11 @@ class _Granian(Server):
         self._shd = SocketHolder(self._copy, False, BACKLOG)  # type: ignore[assignment,call-arg]
 
 
+def _schedule(policy: int) -> None:
+    with suppress(PermissionError):  # then it takes more time, and nothing else
+        os.sched_setscheduler(0, policy, os.sched_param(0))
+
+
 def _ensure_known(tls: Certificate) -> None:
     """Granian's TLS (rustls) knows fewer kinds of keys than OpenSSL, and aborts the process for one that it does not.
 
@@ -209,128 +216,3 @@ def _ensure_known(tls: Certificate) -> None:
                 )
     except (OSError, TypeError, ValueError) as error:  # TypeError is said of a key with a password
         raise tls.unusable(error) from error
-
-
-def _for_granian(gate: Gate) -> ASGIFramework:
-    """The gate as Granian calls it."""
-
-    async def app(scope: Any, receive: Callable[[], Any], send: Any) -> None:
-        problem, has_body = _look_at(scope)
-        incoming = _Incoming(receive, has_body=has_body)
-        answered = False
-
-        async def send_unnamed(event: Any) -> None:
-            nonlocal answered
-            if event["type"] == "http.response.start":
-                answered = True
-                event["headers"].append(UNNAMED)
-            await send(event)
-
-        if problem is None:
-            with suppress(asyncio.CancelledError):  # it was cut off, and is answered; nobody awaits its task
-                await gate(scope, incoming.next_event, send_unnamed)
-            if not (answered or incoming.arrived):  # to Granian, who sends a body that is none has gone
-                problem = MALFORMED("The body of the request breaks off, or is none.")
-        if problem is not None:
-            await _refuse(problem, scope, send_unnamed)
-
-    return app
-
-
-class _Incoming:
-    """What the client has to say. Each question to Granian is a journey to its thread and back, so few are asked.
-
-    That there is no body is known without one, and whether the client has gone is asked once a request takes long.
-    """
-
-    __slots__ = ("_receive", "_whole", "arrived")
-
-    def __init__(self, receive: Callable[[], Any], *, has_body: bool) -> None:
-        self._receive, self._whole = receive, not has_body
-        self.arrived = False
-        """Whether the whole body was handed on."""
-
-    async def next_event(self) -> ASGIReceiveEvent:
-        if self.arrived:
-            return await self._disconnect()
-        if self._whole:
-            self.arrived = True
-            return EMPTY
-        try:
-            event: Any = await self._receive()
-        except asyncio.CancelledError:
-            if cast("asyncio.Task[Any]", asyncio.current_task()).cancelling():
-                raise
-            return GONE  # Granian gives questions up that nobody is left to answer
-        self.arrived = self._whole = not event.get("more_body", True)
-        return cast("ASGIReceiveEvent", event)
-
-    async def _disconnect(self) -> ASGIReceiveEvent:
-        loop = asyncio.get_running_loop()
-        gone: asyncio.Future[ASGIReceiveEvent] = loop.create_future()  # what `roles.api.client_watch` waits for
-        asked: list[Any] = []
-
-        def ask(_: object = None) -> None:
-            if asked and _answer(asked[-1])["type"] == "http.disconnect":
-                gone.set_result(GONE)
-                return
-            asked.append(self._receive())
-            asked[-1].add_done_callback(ask)
-
-        timer = loop.call_later(GONE_AFTER, ask)
-        try:
-            return await gone
-        finally:
-            timer.cancel()
-            if asked:
-                asked[-1].remove_done_callback(ask)
-                asked[-1].cancel()
-
-
-def _answer(question: Any) -> Any:
-    try:
-        return question.result()
-    except asyncio.CancelledError:
-        return GONE
-
-
-def _look_at(scope: Any) -> tuple[Problem | None, bool]:
-    """What speaks against a request that hyper lets pass, and others could read in another way (RFC 9112 §11.2).
-
-    Returns:
-        The problem, if there is one; and whether the request may have a body.
-    """
-    if scope["http_version"] >= "2":
-        return None, True
-    hosts, codings, has_length = [], [], False
-    for name, value in scope["headers"]:
-        if name == b"host":
-            hosts.append(value)
-        elif name == b"content-length":
-            has_length = True
-        elif name == b"transfer-encoding":
-            codings.append(value)
-    problem = None
-    if codings and codings != [b"chunked"]:
-        problem = untyped(501, "The only transfer coding is `chunked`.")
-    elif len(hosts) > 1 or (not hosts[0] and scope["http_version"] == "1.1"):  # Granian adds an empty one to none
-        problem = MALFORMED("A request has one `Host`.")
-    return problem, has_length or bool(codings)
-
-
-async def _refuse(problem: Problem, scope: Any, send: Any) -> None:
-    """Answers for the application, which has no part in it, and ends the connection."""
-    request_id = scope["state"].get(STATE_KEY) or new_request_id()
-    headers, body = problem_reply(problem, request_id)
-    complete(headers, request_id, secure=scope["scheme"] == "https")
-    if scope["http_version"] < "2":
-        headers.append((b"connection", b"close"))
-    log.info(
-        "request refused",
-        request_id=request_id,
-        status=problem.status,
-        client=scope["client"][0],
-        reason=problem.detail,
-    )
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from roles.web.listener import listen
 from roles.web.server import Certificate, server
 from schema.errors import ConfigurationError
 from schema.settings import Address
-from tests.web.support import Application, ServerName
+from tests.web.support import Application, ServerName, running_server
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +40,37 @@ def test_who_serves_with_hypercorn_loads_no_granian() -> None:
     root = Path(__file__).parent.parent.parent
     completed = anyio.run(lambda: anyio.run_process([sys.executable, "-c", program], cwd=root, check=False))
     assert completed.returncode == 0, completed.stderr
+
+
+def policies() -> dict[str, int]:
+    """How each thread of this process is scheduled."""
+    found = {}
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has ended
+            found[thread.name] = os.sched_getscheduler(int(thread.name))
+    return found
+
+
+async def test_granians_threads_do_not_interrupt_that_of_the_loop() -> None:
+    before = policies()
+    async with running_server("granian") as served, served.client() as client:
+        assert (await client.get())[0] == 200
+        since = policies()
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    started = [policy for thread, policy in since.items() if thread not in before]
+    assert started.count(os.SCHED_BATCH) >= 2, "one for the sockets, one for the interpreter"
+    assert {thread: since.get(thread, policy) for thread, policy in before.items()} == before
+
+
+async def test_granian_serves_where_no_policy_may_be_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    async with running_server("granian") as served, served.client() as client:
+        assert (await client.get())[0] == 200
 
 
 def certificate(key: Key, path: Path) -> Certificate:
