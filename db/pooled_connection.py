@@ -96,8 +96,9 @@ class PooledConnection(psycopg.AsyncConnection[TupleRow]):
         cursor = self.cursor(row_factory=dict_row) if spare is None or self.closed else spare
         await cursor.execute(sql, parameters)
         row = await cursor.fetchone()
-        if cursor.rowcount <= 1:  # it keeps what it was sent
-            self._spare = cursor
+        assert cursor.pgresult is not None, "there are rows, or an error"
+        cursor.pgresult.clear()  # it would keep all that it was sent until the next time
+        self._spare = cursor
         return row
 
     async def close(self) -> None:

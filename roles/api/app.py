@@ -138,7 +138,9 @@ class Api(Quart):
         )
 
     async def preprocess_request(self, context: Any = None) -> Any:
-        """See Quart's, which puts together anew for each request what is to be called."""
+        """See Quart's, which puts together anew for each request what is to be called. Here it is what was registered
+        when the first request came to the route.
+        """
         request: Request = context.request
         endpoint = request.endpoint
         if endpoint not in self._before:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from contextlib import nullcontext
 from typing import Any
 
 import anyio
@@ -98,8 +99,9 @@ async def test_a_connection_that_is_closed_keeps_nobody_waiting(pool: Pool) -> N
             await conn.close()
 
         group.start_soon(close)
-        with anyio.fail_after(60), pytest.raises(psycopg.OperationalError):
+        with anyio.move_on_after(30) as patience, pytest.raises(psycopg.OperationalError):
             await conn.execute("SELECT pg_sleep(600)")
+        assert not patience.cancel_called
 
 
 async def test_a_pool_that_is_closed_lets_a_statement_end(database_url: str) -> None:
@@ -165,7 +167,8 @@ async def test_what_never_waits_lets_others_have_their_turn() -> None:
 
 
 @pytest.mark.usefixtures("pool")
-async def test_two_tasks_on_one_connection_get_their_own_rows() -> None:
+@pytest.mark.parametrize("pipeline", [False, True])
+async def test_tasks_on_one_connection_get_their_own_rows(pipeline: bool) -> None:
     found: dict[str, str] = {}
 
     async def find(conn: PooledConnection, student_id: int, name: str) -> None:
@@ -175,10 +178,25 @@ async def test_two_tasks_on_one_connection_get_their_own_rows() -> None:
 
     async with connection() as conn:
         ids = {name: (await students.create(conn, NewStudent(name=name))).id for name in ("Ada", "Ben", "Cleo")}
-        async with anyio.create_task_group() as group:
+        async with conn.pipeline() if pipeline else nullcontext(), anyio.create_task_group() as group:
             for name, student_id in ids.items():
                 group.start_soon(find, conn, student_id, name)
     assert found == {name: name for name in ids}
+
+
+@pytest.mark.usefixtures("pool")
+async def test_a_cursor_that_is_kept_keeps_no_rows() -> None:
+    async with connection() as conn:
+        row = await conn.first(
+            b"SELECT repeat('x', %(length)s) AS text FROM generate_series(1, 3)", {"length": LARGE}
+        )
+        assert row == {"text": "x" * LARGE}
+        kept = conn._spare
+        assert kept is not None
+        assert kept.pgresult is not None
+        assert kept.pgresult.ntuples == 0
+        assert await conn.first(b"SELECT 1 AS one", {}) == {"one": 1}
+        assert conn._spare is kept
 
 
 @pytest.mark.usefixtures("pool")
