@@ -163,11 +163,14 @@ class _Granian(Server):
         Where they share a core, each reply would be followed by a switch to them and back, with the lock of the
         interpreter held here. So they have their turn when this thread waits, or has had its time, and find several.
         """
-        ours = os.sched_getscheduler(0)
-        if ours == os.SCHED_OTHER:
+        usual = hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER  # policies are Linux's
+        if usual:
             _schedule(os.SCHED_BATCH)
-        super().startup(*arguments)  # type: ignore[no-untyped-call]
-        asyncio.get_running_loop().call_soon(_schedule, ours)  # and so after the tasks that start the threads
+        try:
+            super().startup(*arguments)  # type: ignore[no-untyped-call]
+        finally:
+            if usual:  # once the tasks have run that start the threads
+                asyncio.get_running_loop().call_soon(_schedule, os.SCHED_OTHER)
 
     def refuse(self) -> None:
         """Lets nobody connect any more.
