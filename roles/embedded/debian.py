@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
 from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 
 import anyio
 import anyio.to_thread
@@ -54,10 +55,12 @@ async def fetch(directory: Path) -> None:
     async with _turn(directory / f"{PACKAGE}.lock"):
         if await anyio.Path(unpacked(directory)).exists():
             return
-        scratch = directory / f"{PACKAGE}.unfinished"
-        remove = partial(shutil.rmtree, scratch, ignore_errors=True)
+        unfinished = directory / f"{PACKAGE}.unfinished"
+        remove = partial(shutil.rmtree, unfinished, ignore_errors=True)
         await anyio.to_thread.run_sync(remove)
-        await anyio.Path(scratch).mkdir()
+        await anyio.Path(unfinished).mkdir()
+        # By a name of its own: the apt of a fetch that was killed may go on for a while in the directory of that.
+        scratch = Path(mkdtemp(dir=unfinished))
         try:
             packages, tree = await _download(scratch), scratch / "tree"
             async for package in anyio.Path(packages).glob("*.deb"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from subprocess import STDOUT
 
 import anyio
 import pytest
@@ -42,14 +43,18 @@ def empty_package_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 async def test_a_killed_fetch_leaves_nothing_half_done_and_two_at_once_make_one(tmp_path: Path) -> None:
     sources = tmp_path / "with spaces"
     with another_process(FETCH, str(sources)) as killed:
-        await eventually(lambda: any(sources.glob(f"{debian.PACKAGE}.unfinished/*")))
+        await eventually(lambda: any(sources.glob(f"{debian.PACKAGE}.unfinished/*/*")))
         killed.die()
     assert not debian.unpacked(sources).exists()
 
+    async def fetch() -> None:
+        done = await anyio.run_process([sys.executable, "-c", FETCH, str(sources)], check=False, stderr=STDOUT)
+        assert done.returncode == 0, done.stdout.decode()
+
     with anyio.fail_after(80):
         async with anyio.create_task_group() as group:
-            for _ in range(2):
-                group.start_soon(anyio.run_process, [sys.executable, "-c", FETCH, str(sources)])
+            group.start_soon(fetch)
+            group.start_soon(fetch)
     assert names_in(sources) == [debian.PACKAGE, f"{debian.PACKAGE}.lock"]
     server = in_tree(debian.unpacked(sources))
     assert server is not None
@@ -60,6 +65,26 @@ async def test_a_killed_fetch_leaves_nothing_half_done_and_two_at_once_make_one(
     where = "io:put_chars(code:root_dir()), halt()."
     said = await anyio.run_process([str(moved.erlang / "erl"), "-noinput", "-eval", where])
     assert Path(said.stdout.decode()) == moved.erlang.parent
+
+
+async def test_the_apt_of_a_killed_fetch_is_not_in_the_way_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs, sources, begun = tmp_path / "path", tmp_path / "sources", tmp_path / "begun"
+    program(programs, "apt-cache", "echo rabbitmq-server")
+    first = f'while [ ! -e {tmp_path}/go ]; do /bin/sleep 0.05; done; (: > "$PWD/bad.deb"); : > {tmp_path}/gone'
+    second = f": > {tmp_path}/go; while [ ! -e {tmp_path}/gone ]; do /bin/sleep 0.05; done; : > good.deb"
+    program(programs, "apt-get", f"if /bin/mkdir {begun}; then {first}; else {second}; fi")
+    unpack = '/bin/mkdir -p "$3/usr/lib/erlang/bin"; /bin/cp -p {} "$3/usr/lib/erlang/bin"'
+    erl = program(tmp_path, "erl")
+    program(programs, "dpkg", f'case "$2" in *bad.deb) exit 1;; esac; {unpack.format(erl)}')
+    monkeypatch.setenv("PATH", str(programs))
+    with another_process(FETCH, str(sources)) as killed:
+        await eventually(begun.exists)
+        killed.die()
+    with anyio.fail_after(60):
+        await debian.fetch(sources)
+    assert names_in(sources) == [debian.PACKAGE, f"{debian.PACKAGE}.lock"]
 
 
 async def test_packages_that_do_not_run_here_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
