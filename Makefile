@@ -14,7 +14,7 @@ UV := $(shell command -v uv 2>/dev/null || echo $(LOCAL)/uv/bin/uv)
 RUN := $(VENV)/bin/python
 PYTEST_ARGS ?=
 
-PARALLEL := --numprocesses 3 --dist worksteal
+PARALLEL := --numprocesses 4 --dist worksteal
 # What is not measured: tests of other processes, and those that take their time and reach no line that others don't.
 # Measured, the tests that are left take twice the time on Python 3.11.
 UNMEASURED := attacks bench contract crash e2e quarantine embedded/test_debian.py embedded/test_rabbitmq.py \
