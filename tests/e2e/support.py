@@ -70,14 +70,17 @@ class App:
         """Returns when `/health/ready` says so."""
         await self.until(self._is_ready, within=within)
 
-    async def not_ready(self, *, within: float = 60) -> dict[str, str]:
-        """The reasons, by check, once `/health/ready` says 503."""
+    async def not_ready(self, *checks: str, within: float = 60) -> dict[str, str]:
+        """The reasons, by check, once `/health/ready` gives some, and these checks are among them."""
+        reasons: dict[str, str] = {}
 
         async def look() -> bool:
-            return not await self._is_ready()
+            nonlocal reasons
+            reasons = await self.reasons()
+            return bool(reasons) and reasons.keys() >= set(checks)
 
         await self.until(look, within=within)
-        return await self.reasons()
+        return reasons
 
     async def reasons(self) -> dict[str, str]:
         answer = (await self.ops.get("/health/ready")).json()
