@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -94,8 +94,8 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A PostgreSQL server for this pytest process; don't stop it: tests that do start their own."""
     server = Postgres(tmp_path_factory.mktemp("services"))
-    with running(server):
-        yield PostgresServer(server)
+    with running(server), closing(PostgresServer(server)) as given:
+        yield given
 
 
 @pytest.fixture(scope="session")

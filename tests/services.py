@@ -55,22 +55,26 @@ def running(role: Role) -> Iterator[None]:
 
 
 class PostgresServer:
-    """A server with a migrated template."""
+    """A server with a migrated template, and without what only power cuts are to be feared for."""
 
     def __init__(self, server: Postgres) -> None:
         self.server = server
         anyio.run(upgrade, server.url)
+        self._admin = psycopg.connect(self._url("postgres"), autocommit=True)
+        self._admin.execute("ALTER SYSTEM SET fsync = off")
+        self._admin.execute("SELECT pg_reload_conf()")
+
+    def close(self) -> None:
+        self._admin.close()
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """The URL of a fresh copy of the template."""
+        """The URL of a fresh copy of the template. Of its files: through the log it takes half as long again."""
         name = f"test_{uuid4().hex[:12]}"
-        with psycopg.connect(self._url("postgres"), autocommit=True) as admin:
-            admin.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
-            )
-            yield self._url(name)
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        copy = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
+        self._admin.execute(copy.format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
+        yield self._url(name)
+        self._admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def _url(self, database: str) -> str:
         return self.server.url.replace(f"/{TEMPLATE}?", f"/{database}?")
