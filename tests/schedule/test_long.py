@@ -336,12 +336,17 @@ async def test_a_database_that_goes_away_during_a_run_is_no_failure_of_a_job_tha
     async with replicas(database_url, jobs, FakeClock(BEFORE)) as [replica]:
         await pass_time(1, replica)
 
-        async def both_ended() -> bool:
+        async def outcomes() -> list[tuple[str, int]]:
+            """Of the first minute. On a busy machine the lease is not ended in time, and ends by itself, later."""
             await pass_time(1, replica)
-            return await witness.statuses() == ["finished", "failed"]
+            first, *more = await witness.book()
+            ended = [row for row in (first, *more) if row["scheduled_at"] == first["scheduled_at"]]
+            return [(row["status"], row["attempts"]) for row in ended]
 
-        await until(both_ended, within=30)
-    assert sorted(calls) == ["again", "again", "once"]
+        async def both_ended() -> bool:
+            return await outcomes() == [("finished", 2), ("failed", 1)]
+
+        await until(both_ended, within=120)
 
 
 async def test_units_of_work_of_long_runs_leave_connections_to_the_others(
