@@ -66,6 +66,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             session.config.stash[_started].result()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with those that wait for long, so that in the end nobody waits for one of them alone."""
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
+
+
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[None]:
     """What a test configures of the logs is its own affair. Tracebacks are plain: rich ones take too long."""

@@ -13,7 +13,7 @@ from roles.embedded import debian
 from tests.e2e.support import App, running
 from tests.services import SOURCES
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.early, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

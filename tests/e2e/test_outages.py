@@ -17,7 +17,7 @@ from tests.e2e.support import FAULTY_APP, App, channel, publish, running
 from tests.services import SOURCES, RabbitServer
 from tests.services import running as serving
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.early]
 
 CONSUMER_CHECKS = {f"consumer:{each.queue}" for each in CONSUMERS}
 

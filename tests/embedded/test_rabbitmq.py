@@ -36,7 +36,7 @@ from tests.embedded.support import (
 )
 from tests.services import SOURCES
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.early]
 
 
 def rabbitmq(directory: Path) -> RabbitMQ:

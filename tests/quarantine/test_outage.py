@@ -18,7 +18,7 @@ from tests.e2e.test_outages import AsyncServer
 from tests.quarantine.support import DELAY, publish
 from tests.services import RabbitServer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.early, pytest.mark.timeout(300)]
 
 APP = Path(__file__).parent / "stream_app.py"
 MESSAGES = 2000
