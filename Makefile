@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/python
 PYTEST_ARGS ?=
 
 PARALLEL := --numprocesses 4 --dist worksteal
-# What is not measured: tests of other processes, and those that take their time and reach no line that others don't.
+# What is not measured: tests of other processes, and those that take their time and reach hardly a line that others don't.
 # Measured, the tests that are left take twice the time on Python 3.11.
 UNMEASURED := attacks bench contract crash e2e quarantine embedded/test_debian.py embedded/test_rabbitmq.py \
 	schedule/test_cron_oracle.py schedule/test_storm.py test_docs.py test_shipping.py

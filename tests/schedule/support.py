@@ -80,6 +80,23 @@ class Gated:
         return a_job(handler, schedule, name=name, **options)
 
 
+class FailingAtFirst:
+    """A job that leaves a trace each time, and the first times does something after that which raises."""
+
+    def __init__(self, fail: Callable[[Work], Awaitable[None]], *, times: int = 1) -> None:
+        self._fail, self._times = fail, times
+        self.calls = 0
+
+    def job(self, **options: Any) -> Job:
+        async def handler(work: Work) -> None:
+            self.calls += 1
+            await leave_a_trace(work)
+            if self.calls <= self._times:
+                await self._fail(work)
+
+        return a_job(handler, **options)
+
+
 @dataclass
 class Replica:
     """A scheduler with a pool and a clock of its own."""

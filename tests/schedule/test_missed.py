@@ -15,6 +15,7 @@ from tests.fakes import FakeClock
 from tests.schedule.support import (
     SECOND,
     START,
+    FailingAtFirst,
     Gated,
     Witness,
     a_job,
@@ -180,18 +181,12 @@ async def test_ticks_of_a_queue_wait_for_each_other_in_order_and_not_without_end
 async def test_what_a_failed_attempt_still_held_is_not_sent_before_it_is_undone(
     database_url: str, witness: Witness
 ) -> None:
-    calls = 0
+    async def hold_and_fail(work: Work) -> None:
+        await work.connection.hold(b"INSERT INTO student (name) VALUES (NULL)", {}, then=lambda: None)
+        raise ValueError("not yet")
 
-    async def fails_once(work: Work) -> None:
-        nonlocal calls
-        calls += 1
-        await leave_a_trace(work)
-        if calls < 2:
-            await work.connection.hold(b"INSERT INTO student (name) VALUES (NULL)", {}, then=lambda: None)
-            raise ValueError("not yet")
-
-    clock = FakeClock(BEFORE)
-    async with replicas(database_url, [a_job(fails_once, retries=1, backoff="4s")], clock):
+    clock, failing = FakeClock(BEFORE), FailingAtFirst(hold_and_fail)
+    async with replicas(database_url, [failing.job(retries=1, backoff="4s")], clock):
         await clock.advance(1)
         await until(lambda: 4 in clock.sleeps)
         await clock.advance(4)
@@ -202,24 +197,18 @@ async def test_what_a_failed_attempt_still_held_is_not_sent_before_it_is_undone(
 
 
 async def test_retries_are_counted_and_undo_what_the_attempts_before_did(database_url: str, witness: Witness) -> None:
-    calls = 0
+    async def fail(_work: Work) -> None:
+        raise ValueError("not yet")
 
-    async def fails_twice(work: Work) -> None:
-        nonlocal calls
-        calls += 1
-        await leave_a_trace(work)
-        if calls < 3:
-            raise ValueError("not yet")
-
-    clock = FakeClock(BEFORE)
-    async with replicas(database_url, [a_job(fails_twice, retries=2, backoff="4s")], clock) as [replica]:
+    clock, failing = FakeClock(BEFORE), FailingAtFirst(fail, times=2)
+    async with replicas(database_url, [failing.job(retries=2, backoff="4s")], clock) as [replica]:
         await clock.advance(1)
-        await until(lambda: calls == 1)
+        await until(lambda: failing.calls == 1)
         await until(lambda: 4 in clock.sleeps)
         await clock.advance(3.9)
-        assert calls == 1
+        assert failing.calls == 1
         await clock.advance(0.1)
-        await until(lambda: calls == 2)
+        await until(lambda: failing.calls == 2)
         await until(lambda: 8 in clock.sleeps)
         await clock.advance(8)
         await witness.book_has("finished")

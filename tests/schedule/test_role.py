@@ -20,6 +20,7 @@ from tests.fakes import FakeClock
 from tests.schedule.support import (
     SECOND,
     START,
+    FailingAtFirst,
     Gated,
     Witness,
     a_job,
@@ -158,21 +159,16 @@ async def test_a_tick_that_comes_due_during_an_earlier_run_is_overlap_and_not_ha
 async def test_a_failure_is_in_the_book_without_its_effects_and_is_not_repeated(
     database_url: str, witness: Witness
 ) -> None:
-    calls = 0
+    async def fail(_work: Work) -> None:
+        raise ValueError("half\x00 a \ud83c character")
 
-    async def fails_at_first(work: Work) -> None:
-        nonlocal calls
-        calls += 1
-        await leave_a_trace(work)
-        if calls == 1:
-            raise ValueError("half\x00 a \ud83c character")
-
+    failing = FailingAtFirst(fail)
     clocks = FakeClock(START + timedelta(seconds=59)), FakeClock(START + timedelta(seconds=59))
-    async with replicas(database_url, [a_job(fails_at_first)], *clocks) as both:
+    async with replicas(database_url, [failing.job()], *clocks) as both:
         await pass_time(10, *both)
         await witness.book_has("failed")
         await pass_time(10, *both)
-        assert calls == 1
+        assert failing.calls == 1
         assert await witness.effects() == []
         [row] = await witness.book()
         reason, _, trace = row["error"].partition("\n\n")
