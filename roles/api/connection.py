@@ -8,6 +8,7 @@ deadline that Quart has not included. It promises:
 - a request over `api.request_timeout` is cancelled and answered with 503;
 - a client that goes away cancels its request;
 - a target over `api.max_target_length` is answered with 414, headers over `api.max_headers_length` with 431;
+- of two `Authorization` headers none is believed: they are answered with 400;
 - a body over `api.max_content_length` is answered with 413, whether its length was announced or not;
 - all bodies together take no more than `api.max_bodies_length`: one that would is answered with 503;
 - a request beyond `api.max_in_flight` others is answered with 503; who sends or reads slowly does not count;
@@ -103,22 +104,27 @@ class Connection:
                 await self._send(await self._answer(late), receive, send)
 
     def _measure(self) -> None:
-        """Refuses what is too long to be looked at.
+        """Refuses what is too long to be looked at, or what can be read in two ways.
 
         Raises:
-            HTTPException: the target is, or the headers are, or the length that they announce.
+            HTTPException: the target is too long, or the headers are, or the length that they announce; or they hold
+                two credentials.
         """
         scope, limits = self._scope, self._app.settings.api
         path, query = scope["raw_path"], scope["query_string"]
         if len(path) + len(query) + bool(query) > limits.max_target_length:
             raise RequestURITooLarge(f"The path and the query are longer than {limits.max_target_length} bytes.")
-        length, announced = 0, b""
+        length, announced, credentials = 0, b"", 0
         for name, value in scope["headers"]:
             length += len(name) + len(value) + 4
             if name == b"content-length":
                 announced = announced or value
+            elif name == b"authorization":
+                credentials += 1
         if length > limits.max_headers_length:
             raise RequestHeaderFieldsTooLarge(f"The headers are larger than {limits.max_headers_length} bytes.")
+        if credentials > 1:  # somebody in front of us may read the last of them, where we read the first
+            raise BadRequest("There is more than one Authorization header.")
         if announced and int(announced) > limits.max_content_length:
             raise self._too_large()
 

@@ -238,3 +238,9 @@ async def test_a_connection_serves_many_requests_and_a_timeout_does_not_end_it(a
     for _ in range(3):
         assert (await api.http.get("/api/v1/faults/slow")).status_code == 503
         assert (await api.http.get("/api/v1/students")).status_code == 200
+
+
+async def test_of_two_credentials_none_is_believed(api: RunningApi) -> None:
+    reply = await api.raw(ECHO + b"Authorization: Bearer a\r\nauthorization: Bearer b\r\nContent-Length: 0\r\n\r\n")
+    assert reply.status == 400
+    assert reply.problem()["detail"] == "There is more than one Authorization header."

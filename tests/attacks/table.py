@@ -174,6 +174,7 @@ INJECTION = (
     _attack("a header that continues", get(b"/last", b"X-Request-Id: a\r\n\tSet-Cookie: evil=1"), answers=400),
     _attack("two hosts", get(b"/last", b"Host: y"), answers=400),
     _attack("no host", b"GET /last HTTP/1.1\r\n\r\n", answers=400),
+    _attack("two credentials", get(STUDENTS, b"Authorization: Bearer a", b"authorization: Bearer b"), answers=400),
     _attack("CR and LF in the path", get(b"/a%0d%0aSet-Cookie:%20evil=1"), answers=404),
     _attack("CR and LF in an id", get(STUDENTS + b"/1%0d%0aSet-Cookie:%20evil=1"), answers=404),
     _attack("a bare CR in the path", get(b"/a\rSet-Cookie:evil=1"), answers=400),
