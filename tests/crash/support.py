@@ -53,12 +53,16 @@ class Process:
                 bufsize=0,  # a line that Python has read ahead would not show in `select`
             )
 
-    def start(self) -> None:
-        """Begins the next life; the one before must have ended."""
+    def start(self, line: str | None = None) -> None:
+        """Begins the next life; the one before must have ended.
+
+        Params:
+            line: what the script is to know of this life; by default, which one it is, from 1 on.
+        """
         assert not self.is_running
         self._begin = self._log.stat().st_size
         self._lives += 1
-        self._write(f"{self._lives}\n")
+        self._write(f"{self._lives if line is None else line}\n")
         self._id, self._code = int(self._read()), None
 
     def close(self) -> None:
@@ -83,10 +87,18 @@ class Process:
         told.write_text(step)
         told.rename(self._directory / "armed")
 
+    async def ended(self) -> int | None:
+        """Its exit code, when it has ended; below zero, the number of the signal that it died by."""
+
+        async def has_ended() -> bool:
+            return not self.is_running
+
+        await self.until(has_ended, "its end")
+        return self._code
+
     async def dies(self, step: Step) -> None:
         """Returns when it has died, and did so there."""
-        await self.until(self._has_ended, f"death at {step}")
-        assert self._code == -signal.SIGKILL, self.text()
+        assert await self.ended() == -signal.SIGKILL, self.text()
         died = self._directory / "died"
         assert died.exists(), f"it died, but not where it was told\n{self.text()}"
         assert died.read_text() == step
@@ -102,8 +114,7 @@ class Process:
         """Ends it as it should be, with exit code 0."""
         assert self._id is not None
         os.kill(self._id, signal.SIGTERM)
-        await self.until(self._has_ended, "the end of the drain")
-        assert self._code == 0, self.text()
+        assert await self.ended() == 0, self.text()
 
     @property
     def is_running(self) -> bool:
@@ -126,9 +137,6 @@ class Process:
 
     def text(self) -> str:
         return self._log.read_text(errors="replace")[-6000:]
-
-    async def _has_ended(self) -> bool:
-        return not self.is_running
 
     def _write(self, text: str) -> None:
         assert self._source.stdin is not None

@@ -1,28 +1,25 @@
 """The application with jobs that write down what they did, on a clock that may be wrong, and that may die at a step.
 
-Environment: CLOCK_SHIFT, seconds that its clock is ahead; JOBS, which jobs it has; DIES_AT, a step at which the
-process kills itself.
+Environment: CLOCK_SHIFT, seconds that its clock is ahead; JOBS, which jobs it has. Each of its lives (see
+`tests.crash.lives`) is told the step at which it kills itself, by an empty line none.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from structlog.contextvars import get_contextvars
 
 import roles.clock
 import roles.schedule.jobs
-from app import cli
 from db.pool import Work
 from roles.schedule import Job, Run, every
 from schema.steps import Step, observe
+from tests.crash.lives import import_roles, live_on_request, run
 
 SHIFT = timedelta(seconds=float(os.environ.get("CLOCK_SHIFT", "0")))
-DIES_AT = os.environ.get("DIES_AT")
 JOBS = os.environ.get("JOBS", "storm")
 
 right = roles.clock.SystemClock.now
@@ -32,19 +29,11 @@ def shifted(self: roles.clock.SystemClock) -> datetime:
     return right(self) + SHIFT
 
 
-roles.clock.SystemClock.now = shifted  # type: ignore[method-assign]
-
-
 async def leave_a_trace(work: Work) -> None:
     bound = get_contextvars()
     await work.connection.execute(
         "INSERT INTO effect (job, scheduled_at) VALUES (%s, %s)", (bound["job"], bound["scheduled_at"])
     )
-
-
-async def leave_a_trace_slowly(work: Work) -> None:
-    await work.connection.execute("SELECT pg_sleep(0.02)")
-    await leave_a_trace(work)
 
 
 async def leave_a_trace_later(run: Run) -> None:
@@ -58,9 +47,6 @@ def jobs() -> tuple[Job, ...]:
             return tuple(
                 every(seconds=1, name=f"job {number}", overlap="queue")(leave_a_trace) for number in range(10)
             )
-        case "rush":
-            jobs = range(1000)
-            return tuple(every(seconds=20, name=f"job {number}")(leave_a_trace_slowly) for number in jobs)
         case "short":
             return (every(seconds=1, name="short", missed="skip", overlap="queue")(leave_a_trace),)
         case _:
@@ -71,14 +57,17 @@ def jobs() -> tuple[Job, ...]:
             )
 
 
-def die(step: Step) -> None:
-    if step == DIES_AT and get_contextvars().get("job") in ("short", "long"):
-        os.kill(os.getpid(), signal.SIGKILL)
+def live(dies_at: str) -> None:
+    def die(step: Step) -> None:
+        if step == dies_at and get_contextvars().get("job") in ("short", "long"):
+            os.kill(os.getpid(), signal.SIGKILL)
 
+    observe(die)
+    run()
 
-roles.schedule.jobs.JOBS = jobs()  # type: ignore[misc]
-observe(die)
 
 if __name__ == "__main__":
-    sys.argv[0] = str(Path(__file__).resolve())
-    cli()
+    roles.clock.SystemClock.now = shifted  # type: ignore[method-assign]
+    roles.schedule.jobs.JOBS = jobs()  # type: ignore[misc]
+    import_roles()
+    live_on_request(live)

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -15,12 +15,14 @@ import anyio
 import pytest
 
 from schema.steps import Step
+from tests.crash.support import Process
 from tests.e2e.support import App, running
 from tests.schedule.support import Row, Witness, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.early, pytest.mark.timeout(300)]
 
 STORM_APP = Path(__file__).parent / "storm_app.py"
+RUSH_APP = Path(__file__).parent / "rush_app.py"
 SECONDS = float(os.environ.get("STORM_SECONDS", "5"))
 """How long replicas are killed and started; more by hand, such as `STORM_SECONDS=60`."""
 SHORT_STEPS = (Step.SCHEDULE_CLAIMED, Step.SCHEDULE_HANDLED, Step.SCHEDULE_MARKED, Step.SCHEDULE_COMMITTED)
@@ -31,6 +33,8 @@ LONG_STEPS = (
     Step.SCHEDULE_LONG_MARKED,
 )
 
+LIVES_ON = ""
+"""What a life is told that dies at no step."""
 NO_BROKER = "amqp://127.0.0.1:1/"
 """There is nothing for one to do here; an embedded one would have to be unpacked and started by each process."""
 
@@ -56,21 +60,17 @@ async def test_replicas_that_are_killed_at_random_run_each_tick_of_each_job_once
     database_url: str, witness: Witness, here: Path
 ) -> None:
     chance = random.Random(7)
-    async with AsyncExitStack() as stack:
+    with ExitStack() as stack:
 
-        async def start(number: int) -> App:
-            return await stack.enter_async_context(
-                running(
-                    here,
-                    "--roles",
-                    "schedule",
-                    environ=environ(database_url, CLOCK_SHIFT=str(number)),
-                    script=STORM_APP,
-                    wait=False,
-                )
-            )
+        def replica(number: int) -> Process:
+            directory = here / str(number)
+            directory.mkdir()
+            settings = environ(database_url, CLOCK_SHIFT=str(number), APP_LOG__LEVEL="info")
+            return stack.enter_context(closing(Process(STORM_APP, directory, settings, roles="schedule")))
 
-        replicas = [await start(number) for number in range(3)]
+        replicas = [replica(number) for number in range(3)]
+        for each in replicas:
+            each.start(LIVES_ON)
 
         async def under_way() -> bool:
             return len(await ticks(witness)) >= 10
@@ -80,21 +80,20 @@ async def test_replicas_that_are_killed_at_random_run_each_tick_of_each_job_once
         kills = 0
         while anyio.current_time() < end:
             await anyio.sleep(chance.uniform(0.2, 1.0))
-            victim = chance.randrange(3)
-            replicas[victim].kill(signal.SIGKILL)
-            await replicas[victim].exited(within=60)
+            victim = chance.choice(replicas)
+            assert victim.is_running, victim.text()
+            victim.kill()
             kills += 1
-            replicas[victim] = await start(victim)
+            victim.start(LIVES_ON)
         settled = await ticks(witness)
 
         async def goes_on() -> bool:
             return len(await ticks(witness)) >= len(settled) + 40
 
         await until(goes_on, within=80)
-        for replica in replicas:
-            replica.kill(signal.SIGTERM)
-        for replica in replicas:
-            await replica.exited(within=80)
+        for each in replicas:
+            await each.ready()
+            await each.drain()
     assert kills >= 3
     book = await ticks(witness)
     assert await witness.effects() == book, "the book and the effects agree row by row"
@@ -111,30 +110,27 @@ async def test_replicas_that_are_killed_at_random_run_each_tick_of_each_job_once
 async def test_processes_that_are_killed_at_each_step_leave_their_tick_to_the_next(
     database_url: str, witness: Witness, here: Path, kind: str
 ) -> None:
-    arguments = ("--roles", "schedule")
     left_behind: list[datetime] = []
-    for step in SHORT_STEPS if kind == "short" else LONG_STEPS:
-        settings = environ(database_url, DIES_AT=step.value, JOBS=kind)
-        async with running(here, *arguments, environ=settings, script=STORM_APP, wait=False) as dies:
-            assert await dies.exited(within=80) == -signal.SIGKILL, step
-        rows = await witness.query("SELECT * FROM cron_run WHERE job = %s ORDER BY scheduled_at", kind)
-        if step in (Step.SCHEDULE_COMMITTED, Step.SCHEDULE_LONG_MARKED):
-            assert rows[-1]["status"] == "finished", step
-        elif kind == "short":
-            assert {row["status"] for row in rows} <= {"finished"}, step
-        else:
-            assert "claimed" in {row["status"] for row in rows}, step
-        left_behind += [row["scheduled_at"] for row in rows if row["status"] == "claimed"]
-    before = len(await ticks(witness))
-    settings = environ(database_url, JOBS=kind)
-    async with running(here, *arguments, environ=settings, script=STORM_APP, wait=False) as goes_on:
+    with closing(Process(STORM_APP, here, environ(database_url, JOBS=kind), roles="schedule")) as process:
+        for step in SHORT_STEPS if kind == "short" else LONG_STEPS:
+            process.start(step)
+            assert await process.ended() == -signal.SIGKILL, step
+            rows = await witness.query("SELECT * FROM cron_run WHERE job = %s ORDER BY scheduled_at", kind)
+            if step in (Step.SCHEDULE_COMMITTED, Step.SCHEDULE_LONG_MARKED):
+                assert rows[-1]["status"] == "finished", step
+            elif kind == "short":
+                assert {row["status"] for row in rows} <= {"finished"}, step
+            else:
+                assert "claimed" in {row["status"] for row in rows}, step
+            left_behind += [row["scheduled_at"] for row in rows if row["status"] == "claimed"]
+        before = len(await ticks(witness))
+        process.start(LIVES_ON)
 
         async def three_more() -> bool:
             return len(await ticks(witness)) >= before + 3
 
         await until(three_more, within=80)
-        goes_on.kill(signal.SIGTERM)
-        await goes_on.exited(within=80)
+        await process.drain()
     rows = await witness.query("SELECT * FROM cron_run WHERE job = %s ORDER BY scheduled_at", kind)
     assert {row["status"] for row in rows} <= {"finished", "missed"}
     done = Counter(at for _, at in await witness.effects())
@@ -150,7 +146,7 @@ async def test_processes_that_are_killed_at_each_step_leave_their_tick_to_the_ne
 async def test_a_thousand_jobs_of_the_same_second_leave_the_api_its_connections(
     database_url: str, witness: Witness, here: Path
 ) -> None:
-    settings = environ(database_url, JOBS="rush", APP_LOG__LEVEL="info", APP_API__RATE_LIMIT="")
+    settings = environ(database_url, APP_LOG__LEVEL="info", APP_API__RATE_LIMIT="")
     settings |= {"APP_DATABASE__POOL_MAX_SIZE": "13", "APP_DATABASE__POOL_TIMEOUT": "1s"}
     answered: Counter[tuple[int, bool]] = Counter()
     """By status, and whether the rush was on."""
@@ -167,7 +163,7 @@ async def test_a_thousand_jobs_of_the_same_second_leave_the_api_its_connections(
             reply = await app.api.get("/api/v1/students")
             answered[reply.status_code, 0 < before <= done < 1000] += 1
 
-    async with running(here, "--roles", "api,schedule", environ=settings, script=STORM_APP) as app:
+    async with running(here, "--roles", "api,schedule", environ=settings, script=RUSH_APP) as app:
         async with anyio.create_task_group() as clients:
             for _ in range(3):
                 clients.start_soon(ask, app)
