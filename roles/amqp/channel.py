@@ -16,6 +16,7 @@ from aiormq.abc import DeliveredMessage
 from roles.amqp.connection import Connection
 from roles.amqp.errors import (
     BrokerUnavailable,
+    Unroutable,
     refused_declaration,
     refused_publication,
     said,
@@ -228,6 +229,23 @@ class Channel:
             await self._connection.call("basic.publish", confirmed)
         except Exception as error:
             raise refused_publication(broker, error, exchange=exchange, routing_key=routing_key) from error
+
+    async def probe(self) -> None:
+        """Has the broker answer to a message that goes nowhere. One that is short of memory or disk answers to none.
+
+        A login that may not publish to the default exchange is an answer, too: it costs this channel.
+
+        Raises:
+            BrokerUnavailable: there is none.
+        """
+        try:
+            await self.publish(b"", Properties({}), exchange="", routing_key="")
+        except Unroutable:
+            pass
+        except BrokerUnavailable as error:
+            if not isinstance(error.__cause__, exceptions.ChannelAccessRefused):
+                raise
+            self._lose(said(error.__cause__))
 
     async def publish_all(
         self, messages: Sequence[Outgoing], *, written: Callable[[], None] = lambda: None

@@ -3,7 +3,8 @@
 Messages go out in flights, pipelined. One that may cost the others their channel flies alone: it failed before, was
 in flight when a channel was lost, is large, has properties that the broker looks at, goes to an exchange that may
 not be there, or to a destination that failed when it was last tried. When there is no answer, because the channel or
-the broker was lost, the messages of the flight are suspects, and fly alone; one that gets none again is to blame.
+the broker was lost, the messages of the flight are suspects, and fly alone; one that gets none again is to blame. A
+broker that is short of memory answers to nobody, so it has to answer to a message that goes nowhere right before.
 
 | the broker's answer | what follows |
 |---|---|
@@ -133,6 +134,9 @@ class Batch:
         self._tally.taken += len(flight)
         try:
             channel = await self._channel()
+            if any(row.id in self._flights.suspects for row, _ in flight):
+                await channel.probe()
+                channel = await self._channel()
             outcomes = await channel.publish_all(
                 [message for _, message in flight], written=lambda: reached(Step.RELAY_PUBLISHED)
             )

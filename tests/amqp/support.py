@@ -47,6 +47,8 @@ class Proxy:
         """Bytes that a connection brings to the broker; what comes then gets lost."""
         self.swallowing: bytes | None = None
         """From where these bytes occur on, nothing of a connection is forwarded in that direction."""
+        self.swallowed = 0
+        """On how many connections that has happened."""
         self._target = URL(url)
         self._streams: set[SocketStream] = set()
 
@@ -75,7 +77,9 @@ class Proxy:
             while True:
                 data = await source.receive()
                 sent += len(data)
-                deaf = deaf or (self.swallowing is not None and self.swallowing in data)
+                if not deaf and self.swallowing is not None and self.swallowing in data:
+                    deaf = True
+                    self.swallowed += 1
                 if not (self.silent or deaf) and sent <= most:
                     await target.send(data)
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import anyio
 import pytest
 from aiormq import spec
+from yarl import URL
 
 from roles.amqp import (
     BrokerUnavailable,
@@ -18,7 +20,7 @@ from roles.amqp import (
     Unroutable,
 )
 from roles.amqp.connection import Connection
-from tests.amqp.support import connected, eventually
+from tests.amqp.support import connected, eventually, proxied
 from tests.services import RabbitServer
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +37,17 @@ async def connection(amqp_url: str) -> AsyncIterator[Connection]:
 @pytest.fixture
 async def channel(connection: Connection) -> Channel:
     return await Channel.open(connection)
+
+
+@pytest.fixture
+def login_for_e(rabbitmq: RabbitServer, amqp_url: str) -> Iterator[str]:
+    """The URL of a user who may publish to the exchange `e` alone."""
+    name, url = f"u{uuid4().hex[:12]}", URL(amqp_url)
+    rabbitmq.api.put(f"/users/{name}", json={"password": "p", "tags": ""}).raise_for_status()
+    permissions = {"configure": "^e$", "write": "^e$", "read": ""}
+    rabbitmq.api.put(f"/permissions/{url.path[1:]}/{name}", json=permissions).raise_for_status()
+    yield str(url.with_user(name).with_password("p"))
+    rabbitmq.api.delete(f"/users/{name}").raise_for_status()
 
 
 def message(**properties: object) -> Properties:
@@ -99,6 +112,26 @@ async def test_a_routing_key_that_is_no_text(connection: Connection, channel: Ch
 
     (delivery,) = await received(channel, "q")
     assert (delivery.routing_key, delivery.body) == ("?.?x", b"")
+
+
+async def test_a_probe_is_answered_and_goes_nowhere(channel: Channel, amqp_url: str) -> None:
+    await channel.probe()
+    assert not channel.lost.is_set()
+
+    async with proxied(amqp_url) as proxy, connected(proxy.url) as connection:
+        deaf = await Channel.open(connection)
+        proxy.silent = True
+        with pytest.raises(BrokerUnavailable):
+            await deaf.probe()
+
+
+async def test_a_probe_that_is_forbidden_is_answered_too(login_for_e: str) -> None:
+    async with connected(login_for_e) as connection:
+        channel = await Channel.open(connection)
+        await channel.probe()
+        assert channel.lost.is_set()
+        assert "ACCESS_REFUSED" in channel.reason
+        assert not connection.lost.is_set()
 
 
 async def test_a_message_without_an_id_is_given_one(channel: Channel) -> None:

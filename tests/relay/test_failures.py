@@ -21,6 +21,7 @@ pytestmark = pytest.mark.anyio
 
 NOWHERE = Topic("nowhere", Note, exchange="e", routing_key="nowhere")
 FULL = Topic("full", Note, exchange="", routing_key="full")
+BASIC_PUBLISH = b"\x00\x3c\x00\x28"
 GONE = Topic("gone", Note, exchange="gone", routing_key="x")
 
 
@@ -243,6 +244,22 @@ async def test_a_message_that_the_broker_never_answers_suffers_alone(
             await note("e")
             assert sorted(set(await bodies(broker, 5))) == ["a", "b", "c", "d", "e"]
             await left(1)
+
+
+async def test_a_broker_that_takes_no_messages_for_a_while_burns_no_attempt(
+    pool: Pool, broker: Producer, amqp_url: str
+) -> None:
+    """Short of memory or disk it lets everybody in, and stops reading from those that publish."""
+    async with proxied(amqp_url) as proxy:
+        proxy.swallowing = BASIC_PUBLISH
+        async with relaying(pool, proxy.url, amqp={"example": {"timeout": "500ms"}}) as running:
+            await note("a", "b", "c")
+            await eventually(lambda: proxy.swallowed >= 6)
+            assert [(row["attempts"], row["last_error"]) for row in await outbox()] == [(0, None)] * 3
+            assert "no answer to basic.publish" in (running.status().reason or "")
+            proxy.swallowing = None
+            assert await bodies(broker, 3) == ["a", "b", "c"]
+            await left(0)
 
 
 async def test_a_message_of_a_headers_exchange_says_nothing_of_the_next(
