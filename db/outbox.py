@@ -42,7 +42,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from db.metadata import metadata
 from db.pooled_connection import PooledConnection
 from db.query import Connection, Query
-from schema.duration import parse_duration
+from schema.duration import format_duration, parse_duration
 from schema.routing import MAX_NAME
 from schema.steps import Step, reached
 from schema.topic import Topic
@@ -79,6 +79,8 @@ INSERT = Query(
 
 HEADER_INTEGERS = range(-(2**31), 2**31)
 NO_DELAY = timedelta(0)
+LONGEST_DELAY = timedelta(days=36_500)
+"""A hundred years. Python knows no date after the year 9999, and PostgreSQL none after 294276."""
 
 
 async def add(
@@ -117,7 +119,7 @@ async def add(
     if delay is None:
         await INSERT.hold(connection, **row, delay=NO_DELAY, then=_inserted)
     else:
-        await INSERT.execute(connection, **row, delay=parse_duration(delay))
+        await INSERT.execute(connection, **row, delay=_delay(topic, delay))
         _inserted()
     return message_id
 
@@ -165,6 +167,15 @@ def _headers(topic: Topic[Any], headers: Mapping[str, str | int]) -> dict[str, s
         if not fits:
             raise ValueError(f"topic {topic.name}: header {name}: {value!r} is no text and no 32-bit number")
     return dict(headers)
+
+
+def _delay(topic: Topic[Any], delay: timedelta | str) -> timedelta:
+    value = parse_duration(delay)
+    if not NO_DELAY <= value <= LONGEST_DELAY:
+        raise ValueError(
+            f"topic {topic.name}: delay {str(delay)!r} is not between 0s and {format_duration(LONGEST_DELAY)}"
+        )
+    return value
 
 
 def _is_text(value: str) -> bool:

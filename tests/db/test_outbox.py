@@ -112,6 +112,9 @@ async def test_what_cannot_be_sent_is_refused_at_once() -> None:
                 await work.publish(STUDENT_CREATED, StudentCreated(id=1), headers=headers)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="not a duration"):
             await work.publish(STUDENT_CREATED, StudentCreated(id=1), delay="soon")
+        for delay in ("200000000d", timedelta.max, timedelta(seconds=-1)):
+            with pytest.raises(ValueError, match=r"student\.created: delay '.*' is not between 0s and 36500d"):
+                await work.publish(STUDENT_CREATED, StudentCreated(id=1), delay=delay)
         await work.publish(STUDENT_CREATED, StudentCreated(id=2))
     assert [row["body"] for row in await rows()] == [b'{"id":2}']
 
