@@ -30,11 +30,11 @@ def publish(
     delay: Annotated[str | None, typer.Option(metavar="DURATION", help="Hold it back, for 30s for example.")] = None,
 ) -> None:
     """Put a message into the outbox, from where a running application publishes it within a second."""
-    body = sys.stdin.read() if message == "-" else message
+    body = sys.stdin.buffer.read() if message == "-" else message
     exit_with(partial(_publish, name=topic, body=body, delay=delay), load(context, config_file).settings)
 
 
-async def _publish(settings: Settings, *, name: str, body: str, delay: str | None) -> int:
+async def _publish(settings: Settings, *, name: str, body: str | bytes, delay: str | None) -> int:
     topic = find(name)
     try:
         message = topic.model.model_validate_json(body)

@@ -20,7 +20,7 @@ def run(here: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr("commands.command.configure", lambda *_, **__: None)  # it would outlive the test
     structlog.reset_defaults()
 
-    def run(*arguments: str, entered: str = "") -> Result:
+    def run(*arguments: str, entered: str | bytes = "") -> Result:
         return CliRunner().invoke(
             cli, ["publish", *arguments], input=entered, env={"APP_DATABASE__URL": database_url}
         )
@@ -53,10 +53,15 @@ def test_a_message_is_put_into_the_outbox(run: Run, database_url: str) -> None:
         (("student.created", "{}"), "this is no message of topic student.created: id: Field required"),
         (("student.created", "{"), "this is no message of topic student.created: JSON: Invalid JSON"),
         (("student.created", '{"id": 7}', "--delay", "soon"), "'soon' is not a duration"),
+        (
+            ("student.created", '{"id": 7}', "--delay", "200000000d"),
+            "topic student.created: delay '200000000d' is not",
+        ),
+        (("student.created", "-"), "this is no message of topic student.created: JSON: Invalid JSON"),
     ],
 )
 def test_what_is_no_message_is_refused(run: Run, database_url: str, arguments: tuple[str, ...], said: str) -> None:
-    refused = run(*arguments)
+    refused = run(*arguments, entered=b'{"id": "\xff"}')
     assert refused.exit_code == 2
     assert f"error: {said}" in refused.output
     assert rows(database_url) == []
