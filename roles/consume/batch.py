@@ -47,7 +47,7 @@ class Batches:
                     left = await self._together(left)
                 finally:
                     self._quarantine.leave()
-            while left:
+            while left:  # what has not been begun when we are to stop is given back there
                 await self._processor.process(left.popleft())
         finally:
             self._processor.give_back(len(left))

@@ -38,6 +38,11 @@ class Hold:
         self._limit = limit
         self._stop = stop
 
+    @property
+    def ended(self) -> bool:
+        """Whether messages that are not being handled yet have to go back."""
+        return self._stop.is_set() or self.recalled.is_set()
+
     def recall(self, reason: str) -> None:
         """Ends all waits, and asks for the end of the subscription."""
         if not self.recalled.is_set():

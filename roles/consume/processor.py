@@ -106,7 +106,7 @@ class Processor:
 
     def is_lost(self, delivery: Delivery) -> bool:
         """Whether there is no point in handling a message that was taken: it is, or is to be, given back."""
-        return delivery.channel.lost.is_set() or self._hold.recalled.is_set()
+        return delivery.channel.lost.is_set() or self._hold.ended
 
     async def process(self, delivery: Delivery) -> None:
         """Brings a message that was taken to its end. Nothing is raised but cancellation, which gives it back."""

@@ -97,6 +97,32 @@ async def test_what_was_collected_when_we_are_to_stop_goes_back(
     await producer.holds("q", 3)
 
 
+async def test_a_drain_does_not_wait_for_all_that_are_handled_one_by_one(
+    producer: Producer, amqp_url: str, database_url: str
+) -> None:
+    begun, finish = anyio.Event(), anyio.Event()
+
+    async def fail_together(messages: list[Note], _: Work) -> None:
+        if len(messages) > 1:
+            raise ValueError("not together")
+        begun.set()
+        await finish.wait()
+
+    calls = Calls(fail_together)
+    async with consuming(calls.declared(), amqp_url=amqp_url, database_url=database_url) as running:
+        for text in "abcd":
+            await producer.send(text)
+        with anyio.fail_after(PATIENCE):
+            await begun.wait()
+        running.stop.set()
+        finish.set()
+        await running.drain(within=PATIENCE)
+
+    assert calls.batches == [list("abcd"), ["a"]]
+    assert (running.tally().finished, running.tally().given_back, running.tally().in_flight) == (1, 3, 0)
+    await producer.holds("q", 3)
+
+
 async def test_duplicates_inside_and_across_batches_are_dropped(
     producer: Producer, amqp_url: str, database_url: str
 ) -> None:
