@@ -113,7 +113,7 @@ async def add(
         "broker": topic.broker,
         "exchange": topic.exchange,
         "routing_key": topic.routing_key,
-        "body": message.__pydantic_serializer__.to_json(message),
+        "body": message.__pydantic_serializer__.to_json(message, by_alias=True),  # as schemas and readers have it
         "properties": Jsonb(properties),
     }
     if delay is None:

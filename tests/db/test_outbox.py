@@ -8,10 +8,12 @@ from uuid import UUID
 
 import pytest
 from psycopg.rows import dict_row
+from pydantic import BaseModel, Field
 
 from db import outbox, students
 from db.pool import Pool, connection, unit_of_work
 from schema.students import STUDENT_CREATED, NewStudent, StudentCreated
+from schema.topic import Topic
 
 pytestmark = pytest.mark.anyio
 
@@ -92,6 +94,19 @@ async def test_messages_of_one_transaction_become_available_one_after_the_other_
     assert len(set(times)) == 4
     assert found[3]["available_at"] - found[3]["created_at"] >= timedelta(minutes=5)
     assert found[2]["available_at"] - found[2]["created_at"] < timedelta(seconds=1)
+
+
+class Moved(BaseModel):
+    student_id: int = Field(alias="studentId")
+
+
+@pytest.mark.usefixtures("pool")
+async def test_a_message_is_what_its_own_model_reads() -> None:
+    topic = Topic("student.moved", Moved, exchange="e", routing_key="moved")
+    async with unit_of_work() as work:
+        await work.publish(topic, Moved(studentId=7))
+    (body,) = [row["body"] for row in await rows()]
+    assert Moved.model_validate_json(body) == Moved(studentId=7)
 
 
 @pytest.mark.usefixtures("pool")
