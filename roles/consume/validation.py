@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+from roles.consume.breaker import Breaker
 from roles.consume.declarations import Consumer, name_of
 from roles.consume.names import moving_queue, parked_queue, wait_queue
+from roles.consume.retry import Ladder
 from schema.duration import format_duration, parse_duration
 from schema.errors import ConfigurationError
 from schema.routing import routing_findings
@@ -47,10 +49,13 @@ def _findings(consumer: Consumer[Any], settings: Settings) -> Iterator[str]:
     else:
         yield from _bad_batch(consumer)
     yield from _bad_timeout(consumer.timeout, settings)
-    if consumer.breaker is not None:
-        yield from consumer.breaker.findings()
+    yield from _bad_breaker(consumer.breaker)
+    yield from _bad_key(consumer.key)
     delays: list[timedelta] = []
-    for delay in consumer.retry.delays:
+    retry: object = consumer.retry
+    if not isinstance(retry, Ladder):
+        yield f"retry {retry!r} is no ladder (try Ladder('5s', '30s'))"
+    for delay in retry.delays if isinstance(retry, Ladder) else ():
         try:
             delays.append(_delay(delay))
         except ValueError as error:
@@ -80,6 +85,20 @@ def _bad_batch(consumer: Consumer[Any]) -> Iterator[str]:
             yield f"linger {error}"
     if consumer.prefetch > MAX_PREFETCH:
         yield f"its concurrency needs {consumer.prefetch} messages in hand, and AMQP allows {MAX_PREFETCH}"
+
+
+def _bad_breaker(breaker: object) -> Iterator[str]:
+    if isinstance(breaker, Breaker):
+        yield from breaker.findings()
+    elif breaker is not None:
+        yield f"breaker {breaker!r} is no Breaker(…), nor None"
+
+
+def _bad_key(key: object) -> Iterator[str]:
+    if key is not None and not callable(key):
+        yield f"key {key!r} is no function of the message (try lambda message: message.student_id)"
+    elif inspect.iscoroutinefunction(key):
+        yield f"key {name_of(key)} is an async function: a message's key is known at once, or it keeps no order"
 
 
 def _bad_timeout(timeout: str | timedelta | None, settings: Settings) -> Iterator[str]:

@@ -27,6 +27,10 @@ async def handler(message: Note, work: Work) -> None:
     """Does nothing."""
 
 
+async def _slow_key(message: Note) -> str:
+    return message.text
+
+
 def declared(**options: Any) -> Consumer[Note]:
     return consumer(**{"queue": "q", **options})(handler)
 
@@ -92,6 +96,11 @@ def test_defaults() -> None:
         ),
         ({"breaker": Breaker(pause="soon")}, "consumer q: breaker pause 'soon' is not a duration"),
         ({"breaker": Breaker(failure_rate=0)}, "consumer q: breaker failure_rate 0 is not a number above 0"),
+        ({"breaker": {"window": "30s"}}, "consumer q: breaker {'window': '30s'} is no Breaker(…), nor None"),
+        ({"breaker": False}, "consumer q: breaker False is no Breaker(…), nor None"),
+        ({"retry": ["5s"]}, "consumer q: retry ['5s'] is no ladder (try Ladder('5s', '30s'))"),
+        ({"key": "text"}, "consumer q: key 'text' is no function of the message"),
+        ({"key": _slow_key}, "consumer q: key _slow_key is an async function"),
         ({"exchange_type": "topik"}, "consumer q: unknown exchange type 'topik': did you mean 'topic'?"),
         ({"queue": ""}, "consumer : '' is no name for a queue"),
         ({"queue": "amq.q"}, "consumer amq.q: 'amq.q' is no name for a queue"),
