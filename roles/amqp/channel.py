@@ -68,7 +68,9 @@ class Channel:
         self._reason = ""
         self._tag: str | None = None
         self._unacked: set[int] = set()
-        """Delivery tags."""
+        """Delivery tags, until the frame that settles them is on its way: one that waits for the network could be
+        overtaken by an ack of several, which must not include it.
+        """
         connection.on_lost.add(self._on_connection_lost)
         raw.closing.add_done_callback(self._on_closing)
         raw.on_consumer_cancel_callbacks.add(self._on_cancelled)
@@ -197,17 +199,18 @@ class Channel:
             BrokerUnavailable: it could not be sent; messages will be delivered again.
         """
         tags = sorted(delivery.tag for delivery in deliveries)
-        self._unacked.difference_update(tags)
-        if len(tags) > 1 and not any(tag < tags[-1] for tag in self._unacked):
+        if len(tags) > 1 and not any(tag < tags[-1] for tag in self._unacked.difference(tags)):
             await self._send("basic.ack", self._open.basic_ack(tags[-1], multiple=True, wait=False))
-        else:
-            for tag in tags:
-                await self._send("basic.ack", self._open.basic_ack(tag, wait=False))
+            self._unacked.difference_update(tags)
+            return
+        for tag in tags:
+            await self._send("basic.ack", self._open.basic_ack(tag, wait=False))
+            self._unacked.discard(tag)
 
     async def reject(self, delivery: Delivery) -> None:
         """Has the broker itself dead-letter the message. Raises as `ack`."""
-        self._unacked.discard(delivery.tag)
         await self._send("basic.reject", self._open.basic_reject(delivery.tag, requeue=False, wait=False))
+        self._unacked.discard(delivery.tag)
 
     async def publish(self, body: bytes, properties: Properties, *, exchange: str, routing_key: str) -> None:
         """Publishes a message and returns when the broker has it safe: persistent, mandatory, confirmed.

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import anyio
+import anyio.lowlevel
 import pytest
 from aiormq import spec
 from yarl import URL
@@ -303,6 +304,61 @@ async def test_everything_on_a_lost_channel_says_so(channel: Channel) -> None:
     ):
         with anyio.fail_after(60), pytest.raises(BrokerUnavailable, match="cut by the test"):
             await action
+
+
+@pytest.fixture
+async def sixty(connection: Connection, channel: Channel) -> list[Delivery]:
+    """Deliveries from the queue `q`, which dead-letters to `lot`."""
+    publishing = await Channel.open(connection)
+    await publishing.declare_queue("lot", QUORUM)
+    dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "lot"}
+    await publishing.declare_queue("q", QUORUM | dead)
+    for number in range(60):
+        await publishing.publish(b"", message(message_id=str(number)), exchange="", routing_key="q")
+    return await received(channel, "q", 60)
+
+
+async def test_an_ack_of_several_does_not_overtake_those_of_single_ones(
+    connection: Connection, channel: Channel, sixty: list[Delivery]
+) -> None:
+    """What is acked twice costs the channel."""
+    first, second, third = sixty[:20], sixty[20:40], sixty[40:]
+
+    async def others() -> None:
+        await anyio.lowlevel.checkpoint()  # now the writer has made room, and the second has not noticed
+        await channel.ack(*first)
+        await channel.ack(*third)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(channel.ack, *second)  # one by one, as the first are open, and more than the writer takes
+        group.start_soon(others)
+    await channel.cancel()
+
+    assert not channel.lost.is_set(), channel.reason
+    await channel.aclose()
+    left = await (await Channel.open(connection)).count("q")
+    assert left == QueueCount(messages=0, consumers=0)
+
+
+async def test_an_ack_of_several_does_not_overtake_a_rejection(
+    connection: Connection, channel: Channel, sixty: list[Delivery]
+) -> None:
+    """It would be one of them."""
+    guilty, *rest = sixty
+
+    async def others() -> None:
+        await anyio.lowlevel.checkpoint()
+        await channel.ack(*rest[20:])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(channel.ack, *rest[:20])
+        group.start_soon(channel.reject, guilty)
+        group.start_soon(others)
+    await channel.cancel()
+
+    assert not channel.lost.is_set(), channel.reason
+    (parked,) = await received(await Channel.open(connection), "lot")
+    assert parked.properties.text("message_id") == "0"
 
 
 async def test_what_was_not_acked_comes_again(connection: Connection) -> None:
