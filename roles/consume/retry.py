@@ -111,14 +111,20 @@ def without_effects(properties: Properties, *, user: str | None) -> Properties:
 
 def describe(error: Exception) -> str:
     """The error in one line of bounded length, without the message's own values where they can be left out."""
-    if isinstance(error, Reject):
-        text = str(error)
-    elif isinstance(error, ValidationError):
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        text = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in found)
-    else:
-        text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    try:
+        text = _text(error)
+    except Exception as failure:  # noqa: BLE001 - `__str__` is the author's of the error
+        text = f"{type(error).__name__}, whose text cannot be had: {type(failure).__name__}"
     return one_line(text)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, Reject):
+        return str(error)
+    if isinstance(error, ValidationError):
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in found)
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def one_line(text: str) -> str:

@@ -14,9 +14,10 @@ import structlog
 
 from db import students
 from db.pool import Work
+from roles.consume import Delivery
 from schema.students import NewStudent
 from tests.amqp.support import eventually
-from tests.consume.support import Calls, Note, Producer, consuming, milliseconds, names
+from tests.consume.support import Calls, Note, Producer, consuming, declared, milliseconds, names
 
 pytestmark = pytest.mark.anyio
 
@@ -121,6 +122,46 @@ async def test_no_worker_is_lost_to_an_odd_cancellation(
         await eventually(lambda: running.tally().finished == 1)
 
     assert errors == ["HandlerTimeout", "StrayCancellation", "HandlerTimeout"]
+
+
+class WithoutText(Exception):
+    def __str__(self) -> str:
+        return str(self.detail)  # type: ignore[attr-defined]  # it has none
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (WithoutText(), "WithoutText, whose text cannot be had: AttributeError"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"transaction": False}, {"batch": 2}], ids=["work", "delivery", "batch"])
+async def test_an_error_of_an_odd_kind_is_the_messages_own(
+    producer: Producer,
+    amqp_url: str,
+    database_url: str,
+    error: BaseException,
+    said: str,
+    options: dict[str, Any],
+) -> None:
+    async def with_work(message: Note, work: Work) -> None:
+        raise error
+
+    async def with_delivery(message: Note, delivery: Delivery) -> None:
+        raise error
+
+    async def with_batch(messages: list[Note], work: Work) -> None:
+        raise error
+
+    handler: Any = (
+        with_batch if "batch" in options else with_work if options.get("transaction", True) else with_delivery
+    )
+    async with consuming(declared(handler, **options), amqp_url=amqp_url, database_url=database_url) as running:
+        for text in "ab":
+            await producer.send(text)
+        assert [(await producer.take("q.parked")).headers["x-error"] for _ in "ab"] == [said, said]
+        await eventually(lambda: running.tally().failed == 2)
+        assert running.status().subscribed
 
 
 async def test_a_deadlock_is_tried_again_at_once(producer: Producer, amqp_url: str, database_url: str) -> None:
