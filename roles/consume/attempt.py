@@ -51,6 +51,10 @@ class HandlerTimeout(Exception):
     """The handler took too long; its transaction was rolled back."""
 
 
+class HandlerExited(Exception):
+    """The handler called `sys.exit`. It would have ended this process, and each one that the message comes to."""
+
+
 class Attempt:
     """A consumer's handler, ready to be tried on a message."""
 
@@ -137,7 +141,7 @@ class Attempt:
         """Calls the handler, for as long as it may take.
 
         Raises:
-            HandlerTimeout, StrayCancellation: and whatever else the handler raises.
+            HandlerTimeout, HandlerExited, StrayCancellation: and whatever else the handler raises.
         """
         try:
             with anyio.move_on_after(self._timeout.total_seconds()) as scope:
@@ -150,6 +154,8 @@ class Attempt:
             timed_out = scope.cancel_called
             if not timed_out:
                 raise StrayCancellation("the handler ended as if it had been cancelled, but nobody had") from stray
+        except SystemExit as error:
+            raise HandlerExited(f"sys.exit({error.code!r}) was called") from error
         if timed_out:
             raise HandlerTimeout(f"the handler had not ended after {format_duration(self._timeout)}")
 

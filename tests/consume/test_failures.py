@@ -133,6 +133,7 @@ class WithoutText(Exception):
     ("error", "said"),
     [
         (WithoutText(), "WithoutText, whose text cannot be had: AttributeError"),
+        (SystemExit(3), "HandlerExited: sys.exit(3) was called"),
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"transaction": False}, {"batch": 2}], ids=["work", "delivery", "batch"])
