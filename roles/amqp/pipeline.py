@@ -113,7 +113,7 @@ class Pipeline:
             payload = ChannelFrame.marshall(self._raw.number, frames).payload
         except MessageRefused as error:
             self._outcomes[index] = error
-        except (ValueError, TypeError, struct.error) as error:
+        except (OverflowError, ValueError, TypeError, struct.error) as error:
             self._outcomes[index] = MessageRefused(f"it cannot be written: {error}")
         else:
             self._in_flight[index] = self._expect(properties.message_id or "")

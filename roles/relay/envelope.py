@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from base64 import b64decode
 from binascii import Error as NotBase64
 
@@ -30,7 +31,7 @@ def outgoing(row: OutboxMessage) -> Outgoing:
     try:
         encoded = row.properties.get("encoded")
         properties = _made(row) if encoded is None else Properties.decode(b64decode(encoded, validate=True))
-    except (AttributeError, LookupError, NotBase64, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, NotBase64, TypeError, ValueError, struct.error) as error:
         raise Unsendable(f"its properties cannot be sent: {type(error).__name__}: {error}") from error
     return Outgoing(row.body, properties, row.exchange, row.routing_key)
 

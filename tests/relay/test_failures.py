@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -162,6 +162,8 @@ async def test_rows_that_nobody_can_send_are_held_back_and_hold_up_nobody(
         {"encoded": "gAA="},
         {"message_id": 7},
         {"headers": {"a": [1]}, "message_id": "1"},
+        {"headers": {"a": 2**31}, "message_id": "2"},
+        {"headers": {"a" * 256: 1}, "message_id": "3"},
     ]
     async with connection() as conn:
         for properties in bad:
@@ -177,8 +179,25 @@ async def test_rows_that_nobody_can_send_are_held_back_and_hold_up_nobody(
     await note("a")
     async with relaying(pool, amqp_url):
         assert await bodies(broker, 1) == ["a"]
-        rows = await failing(6)
+        rows = await failing(8)
     assert all("it cannot be" in row["last_error"] or "cannot be sent" in row["last_error"] for row in rows)
+
+
+async def test_times_that_only_postgresql_knows_are_no_obstacle(
+    pool: Pool, broker: Producer, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roles.relay.relay.SURVEY_INTERVAL", timedelta(milliseconds=50))
+    await note("refused", topic=NOWHERE)
+    await note("first", "old", "new")
+    async with connection() as conn:
+        await conn.execute(b"UPDATE outbox SET created_at = '-infinity' WHERE routing_key = 'nowhere'")
+        await conn.execute(b"UPDATE outbox SET available_at = '-infinity' WHERE id = 2")
+        await conn.execute(b"UPDATE outbox SET created_at = '1960-01-01' WHERE id = 3")
+        await conn.execute(b"UPDATE outbox SET created_at = 'infinity' WHERE id = 4")
+    async with relaying(pool, amqp_url) as running:
+        assert sorted(await bodies(broker, 3)) == ["first", "new", "old"]
+        await eventually(lambda: running.status().waiting == 1)
+        assert running.status().oldest_at == datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def test_a_broker_that_is_away_is_waited_for_and_burns_no_attempt(
