@@ -107,6 +107,7 @@ class Attempt:
     def _key_of(self, message: BaseModel) -> Hashable:
         key = None if self._key is None else self._key(message)
         hash(key)
+        bool(key == key)  # noqa: PLR0124 - the lanes are a dict, which would raise in the middle of taking it in
         return key
 
     async def _in_transaction(self, message: BaseModel, properties: Properties) -> bool:

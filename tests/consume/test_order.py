@@ -203,11 +203,25 @@ async def test_the_order_of_a_key_outlasts_the_connection(
     assert lanes.overlaps == 0
 
 
+class Incomparable:
+    """A key whose comparison raises, as that of an array does."""
+
+    def __init__(self, message: Student) -> None:
+        self.student = message.student
+
+    def __hash__(self) -> int:
+        return hash(self.student)
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("incomparable")
+
+
 @pytest.mark.parametrize(
     ("key", "error"),
     [
         (lambda message: message.nothing, "AttributeError: 'Student' object has no attribute 'nothing'"),
         (lambda message: [message.student], "TypeError: "),
+        (Incomparable, "RuntimeError: incomparable"),
     ],
 )
 async def test_a_message_without_a_usable_key_has_failed(
@@ -215,10 +229,11 @@ async def test_a_message_without_a_usable_key_has_failed(
 ) -> None:
     lanes = Lanes()
     async with consuming(lanes.declared(key=key), amqp_url=amqp_url, database_url=database_url):
-        await send(producer, "a", 1)
-        parked = await producer.take("q.parked", within=PATIENCE)
+        for number in range(3):
+            await send(producer, "a", number)
+        parked = [await producer.take("q.parked", within=PATIENCE) for _ in range(3)]
 
-    assert str(parked.headers["x-error"]).startswith(error)
+    assert all(str(each.headers["x-error"]).startswith(error) for each in parked)
     assert lanes.done == {}
 
 
