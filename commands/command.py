@@ -18,10 +18,11 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -167,8 +168,20 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise failure(f"{question} There is no terminal to ask on: add --yes.", 2)
-    if not typer.confirm(question):
+    with on_interrupt(signal.default_int_handler):
+        agreed = typer.confirm(question)
+    if not agreed:
         raise failure("nothing was done", 1)
+
+
+@contextmanager
+def on_interrupt(handler: Callable[..., Any]) -> Iterator[None]:
+    """Has Ctrl-C call `handler` inside the block, and not cancel the command, which is seen at its next await."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def who() -> str:

@@ -7,15 +7,16 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any
 
 import typer
 from anyio import to_thread
 from pydantic import ValidationError
 
-from commands.command import confirm, database, failure, show_text
+from commands.command import confirm, database, failure, on_interrupt, show_text
 from commands.parked.bodies import as_text, difference
 from commands.parked.showing import found
 from db import parked_acts, parked_messages
@@ -45,7 +46,8 @@ async def edit_message(
         row = await found(parked_id)
         if row.status is not Status.OPEN:
             raise failure(f"message {parked_id} is {row.status}, and only an open one can be edited", 1)
-        body = await to_thread.run_sync(_new_body, row, source)
+        with on_interrupt(lambda *_: None) if source is None else nullcontext():  # Ctrl-C is the editor's, as in vi
+            body = await to_thread.run_sync(_new_body, row, source)
         if body == row.body:
             typer.echo("the body is the same: nothing was done")
             return 0
@@ -96,16 +98,20 @@ def _new_body(row: ParkedMessage, source: str | None) -> bytes:
 
 def _edited(text: str, unchanged: bytes) -> bytes:
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
-    with NamedTemporaryFile("w+", suffix=".json", prefix="parked-", encoding="utf-8", newline="") as file:
-        file.write(text + "\n")
-        file.flush()
+    with TemporaryDirectory(prefix="parked-") as directory:  # an editor may replace the file
+        file = Path(directory, "body.json")
+        file.write_bytes(text.encode() + b"\n")
         try:
-            done = subprocess.run([*shlex.split(editor), file.name], check=False)  # noqa: S603 - the person's own
-        except OSError as error:
-            raise failure(f"the editor {editor!r} cannot be run ({error.strerror}): set EDITOR", 2) from None
+            done = subprocess.run([*shlex.split(editor), file], check=False)  # noqa: S603 - the person's own
+        except (OSError, ValueError) as error:  # ValueError: quotes that do not close
+            why = error.strerror if isinstance(error, OSError) else error
+            raise failure(f"the editor {editor!r} cannot be run ({why}): set EDITOR", 2) from None
         if done.returncode:
             raise failure(f"the editor {editor!r} ended with {done.returncode}: nothing was done", 1)
-        written = Path(file.name).read_bytes().removesuffix(b"\n")  # an editor may have replaced the file
+        try:
+            written = file.read_bytes().removesuffix(b"\n")
+        except OSError as error:
+            raise failure(f"what the editor wrote cannot be read ({error.strerror}): nothing was done", 1) from None
     return unchanged if written == text.encode() else written
 
 

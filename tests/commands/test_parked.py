@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -541,8 +542,59 @@ async def test_an_editor_on_a_terminal(settings: Settings, fill: Fill, here: Pat
     assert json.loads(row["body"]) == {"name": "Grace"}
 
 
-def on_a_terminal(command: list[str], directory: Path, environ: dict[str, str], answer: bytes) -> str:
-    """What a command says on a terminal of its own, on which a question is answered."""
+async def test_ctrl_c_in_an_editor_is_the_editors(
+    settings: Settings, fill: Fill, here: Path, database_url: str
+) -> None:
+    await fill(b'{"name":"Ada"}')
+    editor = here / "editor"
+    editor.write_text('#!/bin/sh\nkill -INT $PPID\nsed -i "s/Ada/Grace/" "$1"\n')
+    editor.chmod(0o700)
+    environ = environment(settings, EDITOR=str(editor))
+    await anyio.to_thread.run_sync(
+        partial(on_a_terminal, [sys.executable, str(APP), "parked", "edit", "1"], here, environ, b"y\n")
+    )
+    (row,) = rows(database_url, "SELECT body FROM parked_message")
+    assert json.loads(row["body"]) == {"name": "Grace"}
+
+
+@pytest.mark.parametrize(
+    ("editor", "said", "code"),
+    [("vi '", "cannot be run", 2), ("false", "ended with 1", 1), ("rm", "cannot be read", 1)],
+)
+async def test_an_editor_that_fails_changes_nothing(
+    settings: Settings, fill: Fill, here: Path, database_url: str, editor: str, said: str, code: int
+) -> None:
+    await fill()
+    environ = environment(settings, EDITOR=editor)
+    command = [sys.executable, str(APP), "parked", "edit", "1"]
+    told = await anyio.to_thread.run_sync(partial(on_a_terminal, command, here, environ, b"y\n", code=code))
+    assert said in told
+    assert "Traceback" not in told
+    assert rows(database_url, "SELECT body FROM parked_message") == [{"body": b'{"name": "Ada"}'}]
+
+
+async def test_ctrl_c_is_an_answer_to_the_question(
+    settings: Settings, fill: Fill, here: Path, database_url: str
+) -> None:
+    await fill()
+    said = await anyio.to_thread.run_sync(
+        partial(
+            on_a_terminal,
+            [sys.executable, str(APP), "parked", "drop", "--all"],
+            here,
+            environment(settings),
+            signal.SIGINT,
+            code=1,
+        )
+    )
+    assert "Aborted" in said
+    assert states(database_url) == {1: "open"}
+
+
+def on_a_terminal(
+    command: list[str], directory: Path, environ: dict[str, str], answer: bytes | signal.Signals, *, code: int = 0
+) -> str:
+    """What a command says on a terminal of its own, on which a question is answered, with a text or with a signal."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         command, cwd=directory, env=environ, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
@@ -556,8 +608,11 @@ def on_a_terminal(command: list[str], directory: Path, environ: dict[str, str], 
                 break
             said += data
             if data.rstrip().endswith(b"[y/N]:"):
-                os.write(ours, answer)
-        assert process.wait(timeout=60) == 0, said.decode()
+                if isinstance(answer, bytes):
+                    os.write(ours, answer)
+                else:
+                    process.send_signal(answer)
+        assert process.wait(timeout=60) == code, said.decode()
     os.close(ours)
     return said.decode()
 
