@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -44,19 +45,21 @@ class _Side:
 @asynccontextmanager
 async def _surveyed(settings: Settings) -> AsyncIterator[list[_Side]]:
     """All brokers, in the order of the settings, connected until the block ends."""
-    configure("plain", "error")
+    configure("plain", "error", stream=sys.stderr)  # standard output is for what was asked for
     validate(CONSUMERS, settings)
     brokers: list[Broker] = []
     try:
         async with running_brokers(settings) as places:
-            sides = []
-            for name, place in places.items():
-                broker = Broker(name, place.url, settings.amqp[name])
-                brokers.append(broker)
-                sides.append(await _look(broker, place, settings))
-            yield sides
-            for broker in brokers:
-                await broker.aclose()
+            try:
+                sides = []
+                for name, place in places.items():
+                    broker = Broker(name, place.url, settings.amqp[name])
+                    brokers.append(broker)
+                    sides.append(await _look(broker, place, settings))
+                yield sides
+            finally:
+                for broker in brokers:
+                    await broker.aclose()
     except (UpstreamError, QueueInUse, MessageRefused) as error:
         raise failure(str(error), 1) from error
     finally:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +23,7 @@ from commands.topology import acts
 from roles.consume import Ladder, consumer
 from roles.consume.handlers import CONSUMERS
 from roles.consume.topology import queues
+from tests.e2e.support import APP, ROOT
 from tests.services import RabbitServer
 
 Run = Callable[..., Result]
@@ -34,7 +38,7 @@ ALL = {
 @pytest.fixture
 def run(here: Path, amqp_url: str, management_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs the verb on an empty virtual host; `blind=True` without the management API."""
-    monkeypatch.setattr(acts, "configure", lambda *_: None)  # it would outlive the test
+    monkeypatch.setattr(acts, "configure", lambda *_, **__: None)  # it would outlive the test
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 
     def run(*arguments: str, blind: bool = False, **environ: str) -> Result:
@@ -174,6 +178,25 @@ def test_an_exchange_of_another_type_is_said_with_what_is_bound_to_it(run: Run, 
     refused = run("apply", "--yes")
     assert refused.exit_code == 2
     assert "exchange example.exchange: type is fanout" in refused.output
+
+
+def test_what_is_refused_is_said_in_one_line_on_standard_error(
+    here: Path, amqp_url: str, broker: Callable[..., Any]
+) -> None:
+    broker("exchange_declare", "example.exchange", exchange_type="fanout", durable=True)
+
+    environ = {name: value for name, value in os.environ.items() if name not in ("ROLES", "DEBUG")}
+    refused = subprocess.run(
+        [sys.executable, str(APP), "topology", "apply", "--json", "--yes"],
+        cwd=here,
+        env={**environ, "PYTHONPATH": str(ROOT), "APP_AMQP__EXAMPLE__URL": amqp_url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("error: exchange example.exchange: type is fanout")
+    assert refused.stderr.count("\n") == 1
 
 
 def test_an_unknown_queue_is_refused_with_those_that_there_are(run: Run) -> None:
