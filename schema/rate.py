@@ -43,10 +43,11 @@ def parse_rate(value: str | Rate) -> Rate:
         if not (slash and count.isascii() and count.isdigit() and int(count)):
             raise ValueError
         rate = Rate(int(count), parse_duration(period if period[:1].isdigit() else f"1{period}"))
-        if not timedelta(0) < rate.period <= LONGEST:
+        if not (timedelta(0) < rate.period <= LONGEST and rate.interval):  # which is nothing below half a microsecond
             raise ValueError
     except ValueError:
-        raise ValueError(f"{value!r} is not a rate (try '10/s' or '6000/1m', counted in an hour at most)") from None
+        how = "try '10/s' or '6000/1m', counted in an hour at most, and up to a million a second"
+        raise ValueError(f"{value!r} is not a rate ({how})") from None
     return rate
 
 
