@@ -633,3 +633,30 @@ def test_any_body_can_be_read_and_json_stays_what_it_says(body: bytes) -> None:
 @pytest.mark.parametrize("body", [b'{"a": 1.10}', b'{"a":1,"a":2}', b"[1e400]", b'{"a":1 }', b"[" * 100_000])
 def test_json_that_would_not_say_the_same_is_shown_as_it_is(body: bytes) -> None:
     assert as_text(body) == body.decode()
+
+
+@pytest.mark.timeout(60)
+def test_large_bodies_are_compared_in_a_time_that_a_person_waits() -> None:
+    old: list[dict[str, Any]] = [{"name": "Ada", "number": number, "mark": number} for number in range(20_000)]
+    new = [{**row, "mark": 0} if row["number"] % 2 else row for row in old]
+    lines = difference(json.dumps(old).encode(), json.dumps(new).encode()).splitlines()
+    assert lines[2] == "@@ -7,99996 +7,99996 @@"
+    assert '-    "mark": 1' in lines
+    assert '+    "mark": 0' in lines
+
+
+@pytest.mark.parametrize(
+    ("change", "hunk"),
+    [
+        (
+            lambda row: [*row[:9000], -1, *row[9001:]],
+            "@@ -8999,7 +8999,7 @@| 8997| 8998| 8999|-9000|+-1| 9001| 9002| 9003",
+        ),
+        (lambda row: row[1:], "@@ -1,5 +1,4 @@| [|-0| 1| 2| 3"),
+        (lambda row: [*row[:9998], 5], "@@ -9997,6 +9997,5 @@| 9995| 9996| 9997|-9998|-9999|+5| ]"),
+    ],
+)
+def test_one_change_in_a_large_body_is_shown_where_it_is(change: Callable[[list[int]], list[int]], hunk: str) -> None:
+    old = list(range(10_000))
+    lines = difference(json.dumps(old).encode(), json.dumps(change(old)).encode()).splitlines()
+    assert [line.replace("  ", "").rstrip(",") for line in lines[2:]] == hunk.split("|")
