@@ -22,6 +22,8 @@ IDLE_MARGIN = timedelta(seconds=10)
 """How much longer than a run may take the server waits for it between two statements."""
 LONGEST_TRACEBACK = 16_000
 """Characters of a traceback that the book keeps: the last ones."""
+LONGEST_LINE = 1_000
+"""Characters of what comes before it: the first ones."""
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +34,10 @@ class Ruined(Exception):
 
 class JobExited(Exception):
     """A job called `sys.exit`, as code that was a script once does."""
+
+
+class JobBroken(Exception):
+    """A job raised what is no `Exception`, such as the panic of a library that is written in Rust."""
 
 
 class JobTimeout(Exception):
@@ -93,7 +99,7 @@ async def run_on_its_own(job: Job, terms: Terms, run: Run, clock: Clock) -> Exce
 def in_full(failure: BaseException) -> str:
     """What the book says of a failure: one line, and after it the traceback."""
     text = "".join(traceback.format_exception(failure))
-    return f"{' '.join(describe(failure).split())}\n\n{text[-LONGEST_TRACEBACK:]}"
+    return f"{' '.join(describe(failure).split())[:LONGEST_LINE]}\n\n{text[-LONGEST_TRACEBACK:]}"
 
 
 async def _again(job: Job, terms: Terms, failure: Exception, attempt: int, clock: Clock) -> bool:
@@ -128,6 +134,11 @@ async def _call(job: Job, unit: Work | Run, limit: timedelta) -> Exception | Non
         failure = error
     except SystemExit as error:  # it would end this process, and then each other one that takes the tick over
         failure = JobExited(f"sys.exit({error.code!r}) was called")
+        failure.__cause__ = error
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # noqa: BLE001 - it would end the role, and the process with it
+        failure = JobBroken(describe(error))
         failure.__cause__ = error
     if not deadline.expired():
         return failure

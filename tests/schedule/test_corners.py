@@ -9,6 +9,7 @@ import pytest
 
 from db.cron_gaps import BookedTick
 from db.pool import Work
+from roles.schedule.attempts import LONGEST_LINE
 from roles.schedule.policy import ROWS, Timetable, decide
 from schema.settings import Schedule as Defaults
 from tests.fakes import FakeClock
@@ -68,4 +69,41 @@ async def test_a_job_that_calls_exit_has_failed_and_ends_no_process(database_url
     [row] = await witness.book()
     assert row["error"].startswith("JobExited: sys.exit(3) was called")
     assert "in script" in row["error"]
+    assert await witness.effects() == []
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+class Panic(BaseException):
+    """Such as pyo3's."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        (Mute(), "Mute, whose text cannot be had: ZeroDivisionError"),
+        (Panic("index 7"), "JobBroken: Panic: index 7"),
+        (BaseExceptionGroup("both", [Panic("a"), ValueError("b")]), "JobBroken: Panic: a; ValueError: b"),
+        (ValueError("x" * 5_000_000), f"ValueError: {'x' * (LONGEST_LINE - 12)}"),
+    ],
+    ids=["without a text", "no exception", "a group of such", "of megabytes"],
+)
+async def test_whatever_a_job_raises_is_in_the_book_and_ends_no_role(
+    database_url: str, witness: Witness, failure: BaseException, says: str
+) -> None:
+    async def broken(work: Work) -> None:
+        await leave_a_trace(work)
+        raise failure
+
+    clock = FakeClock(START + timedelta(seconds=59))
+    async with replicas(database_url, [a_job(broken)], clock) as [_]:
+        await clock.advance(2)
+        await witness.book_has("failed")
+    [row] = await witness.book()
+    assert row["error"].partition("\n")[0] == says
+    assert "in broken" in row["error"] or len(str(row["error"])) > LONGEST_LINE
     assert await witness.effects() == []
