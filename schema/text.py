@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from pydantic import AfterValidator, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
@@ -29,6 +29,12 @@ NO_NUL = _Documented(_check, pattern=r"^[^\u0000]*$")
 """PostgreSQL's `text` cannot hold NUL. To be put last: `Annotated[str, Field(max_length=200), NO_NUL]`."""
 
 
+@overload
+def storable(text: str) -> str: ...
+@overload
+def storable(text: None) -> None: ...
+@overload
+def storable(text: str | None) -> str | None: ...
 def storable(text: str | None) -> str | None:
     """What PostgreSQL can store of it: no NUL, no half characters."""
     return None if text is None else text.replace("\x00", "").encode(errors="replace").decode()

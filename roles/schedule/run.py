@@ -20,16 +20,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import anyio
 
 from db import cron_leases
 from db.pool import Work, unit_of_work
 from schema.steps import Step, reached
+from schema.text import storable
 
 if TYPE_CHECKING:
     from roles.schedule.declarations import Job
+
+LONGEST_PROGRESS: Final = 1_000
+"""Characters of a report that are kept: the book is written to with each renewal of the lease."""
 
 
 class LeaseLost(Exception):
@@ -83,10 +87,10 @@ class Run:
         finally:
             self.turns.release_on_behalf_of(turn)
 
-    def report(self, progress: str) -> None:
-        """Tells how far it is, in a few words: in `/status` at once, in the book with the next renewal."""
-        self.progress = progress
-        self.tell(progress)
+    def report(self, progress: object) -> None:
+        """Tells how far it is, as a number or a few words: in `/status` at once, in the book at the next renewal."""
+        self.progress = told = storable(str(progress)[:LONGEST_PROGRESS])
+        self.tell(told)
 
     def hand_over(self) -> NoReturn:
         """Ends this run here, so that another replica takes it over: for a job that sees that it is `stopping`.

@@ -15,7 +15,7 @@ from db.pool import DatabaseUnavailable
 from roles.clock import SystemClock
 from roles.schedule.declarations import Job
 from roles.schedule.long import RERUNS
-from roles.schedule.run import LeaseLost, Run
+from roles.schedule.run import LONGEST_PROGRESS, LeaseLost, Run
 from tests.fakes import FakeClock
 from tests.schedule.support import (
     SECOND,
@@ -113,6 +113,29 @@ async def test_the_claim_is_there_for_all_to_see_while_the_job_goes_on(database_
     assert await outcome(witness) == ("finished", 1, 0, None)
     assert (await witness.book())[0]["progress"] == "half of it"
     assert await witness.effects() == [("example", DUE)]
+
+
+@pytest.mark.parametrize(
+    ("progress", "kept"),
+    [(50, "50"), ("\x00half\ud800", "half?"), ("x" * 1_000_000, "x" * LONGEST_PROGRESS)],
+    ids=["a number", "no text of PostgreSQL's", "a megabyte"],
+)
+async def test_whatever_a_run_reports_ends_no_role(
+    database_url: str, witness: Witness, progress: object, kept: str
+) -> None:
+    held = Held()
+    async with replicas(database_url, [held.job()], FakeClock(BEFORE), lease=timedelta(seconds=3)) as [replica]:
+        await reach(held, 1, replica)
+        held.runs[0].report(progress)
+
+        async def written() -> bool:
+            await pass_time(1, replica)
+            return bool(await witness.query("SELECT 1 FROM cron_run WHERE progress = %s", kept))
+
+        await until(written)
+        assert replica.status.progress == kept
+        held.gates[0].set()
+        await witness.book_has("finished")
 
 
 async def test_a_lease_is_renewed_while_the_run_goes_on(database_url: str, witness: Witness) -> None:
