@@ -46,7 +46,7 @@ class Timetable:
         if self.terms.jitter == ZERO:
             return tick
         digest = blake2b(f"{self.job.name}\x00{tick.timestamp()}".encode(), digest_size=4).digest()
-        delay = self.terms.jitter * int.from_bytes(digest) / 2**32
+        delay = self.terms.jitter * (int.from_bytes(digest) / 2**32)  # in brackets, or half a day overflows
         return min(tick + delay, self.job.schedule.next_due(tick))
 
     def upcoming(self, now: datetime) -> datetime:

@@ -122,6 +122,13 @@ def test_jitter_spreads_starts_alike_on_all_replicas_and_changes_no_tick() -> No
     assert all(tick <= wide.starts_at(tick) <= tick + timedelta(minutes=1) for tick in minute(*range(50)))
 
 
+def test_jitter_may_be_as_long_as_a_day() -> None:
+    daily = a_table(IntervalSchedule(timedelta(days=1)), jitter="1d")
+    delays = [daily.starts_at(START + timedelta(days=day)) - (START + timedelta(days=day)) for day in range(50)]
+    assert timedelta(0) <= min(delays) < timedelta(hours=6)
+    assert timedelta(hours=18) < max(delays) < timedelta(days=1)
+
+
 @pytest.mark.parametrize("jitter", ["0s", "20s", "5m"])
 def test_the_upcoming_tick_is_the_first_that_starts_later(jitter: str) -> None:
     table = a_table(jitter=jitter)
