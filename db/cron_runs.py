@@ -41,6 +41,9 @@ from db.metadata import metadata
 from db.query import Connection, Query
 from schema.text import storable
 
+MOST_MILLISECONDS = 2**31 - 1
+"""The longest timeout that PostgreSQL has, 24 days."""
+
 cron_run = Table(
     "cron_run",
     metadata,
@@ -255,7 +258,8 @@ async def last(connection: Connection, jobs: Sequence[str]) -> dict[str, CronRun
 
 async def limit_idle(connection: Connection, limit: timedelta) -> None:
     """How long this transaction may wait for its client: as long as a job that asks others takes for that."""
-    await LIMIT_IDLE.execute(connection, limit=f"{round(limit / timedelta(milliseconds=1))}ms")
+    milliseconds = min(round(limit / timedelta(milliseconds=1)), MOST_MILLISECONDS)
+    await LIMIT_IDLE.execute(connection, limit=f"{milliseconds}ms")
 
 
 def tick_key(job: str, scheduled_at: datetime) -> int:

@@ -107,3 +107,14 @@ async def test_whatever_a_job_raises_is_in_the_book_and_ends_no_role(
     assert row["error"].partition("\n")[0] == says
     assert "in broken" in row["error"] or len(str(row["error"])) > LONGEST_LINE
     assert await witness.effects() == []
+
+
+@pytest.mark.anyio
+async def test_a_timeout_that_is_longer_than_any_of_postgresql_does_no_harm(
+    database_url: str, witness: Witness
+) -> None:
+    clock = FakeClock(START + timedelta(seconds=59))
+    async with replicas(database_url, [a_job(leave_a_trace, timeout="30d")], clock) as [_]:
+        await clock.advance(2)
+        await witness.book_has("finished")
+    assert await witness.effects() == [("example", START + MINUTE)]
