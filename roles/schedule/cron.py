@@ -18,12 +18,15 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Final
 
 from roles.schedule.clocks import SECOND, first_change, first_moment, offset_at, wall_time, zone_named
 from roles.schedule.expression import parse
 from schema.duration import format_duration
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LONGEST: Final = timedelta(days=36_500)
+"""A hundred years: longer than any duration that is meant, and not beyond the dates that there are."""
 
 
 class Schedule(ABC):
@@ -79,12 +82,18 @@ class CronSchedule(Schedule):
         return zone_named(self.timezone)
 
     def findings(self) -> Iterator[str]:
+        expression: object = self.expression
+        timezone: object = self.timezone
         try:
-            parse(self.expression)
+            if not isinstance(expression, str):
+                raise ValueError("is not a text (try '0 * * * *')")  # noqa: TRY004 - said like all that is wrong
+            parse(expression)
         except ValueError as error:
-            yield f"cron expression {self.expression!r}: {error}"
+            yield f"cron expression {expression!r}: {error}"
         try:
-            zone_named(self.timezone)
+            if not isinstance(timezone, str):
+                raise ValueError(f"timezone {timezone!r} is not a text (try 'UTC')")  # noqa: TRY004
+            zone_named(timezone)
         except ValueError as error:
             yield str(error)
 
@@ -129,6 +138,8 @@ class IntervalSchedule(Schedule):
     def findings(self) -> Iterator[str]:
         if self.every < SECOND or self.every % SECOND:
             yield f"an interval of {self.every / SECOND:g} seconds: it must be one or more whole seconds"
+        elif self.every > LONGEST:
+            yield f"an interval of {format_duration(self.every)}: it must be {format_duration(LONGEST)} or less"
 
     def next_due(self, after: datetime) -> datetime:
         return EPOCH + ((after - EPOCH) // self.every + 1) * self.every

@@ -9,6 +9,7 @@ async def nightly(work: Work) -> None: ...
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from datetime import timedelta
 from typing import Any, Final, Literal, TypedDict, Unpack
 
 from db.pool import Work
-from roles.schedule.cron import CronSchedule, IntervalSchedule, Schedule
+from roles.schedule.cron import LONGEST, CronSchedule, IntervalSchedule, Schedule
 from roles.schedule.run import Run
 from schema.duration import format_duration, parse_duration
 from schema.errors import ConfigurationError
@@ -39,6 +40,11 @@ LEAST: Final = {
     "retention": timedelta(hours=1),
 }
 """How short the durations may be. What a job has missed is told from its rows, so these stay a while."""
+HAVE_DEFAULTS: Final = frozenset({"timeout", "grace", "retention"})
+"""Durations that are settings unless the job has its own."""
+MOST: Final = {"retries": 1_000, "backlog": 100_000}
+LONGEST_NAME: Final = 200
+"""Characters; an index of PostgreSQL takes 2,700 bytes."""
 
 
 class Options(TypedDict, total=False):
@@ -166,13 +172,13 @@ def validate(jobs: Iterable[object], *, built_in: Iterable[Job] = ()) -> None:
     jobs = tuple(jobs)
     declared = [job for job in jobs if isinstance(job, Job)]
     ours = {job.name for job in built_in}
-    findings = [f"job {job.name}: {finding}" for job in (*declared, *built_in) for finding in _findings(job)]
+    findings = [f"job {_shown(job)}: {finding}" for job in (*declared, *built_in) for finding in _findings(job)]
     findings += [
         f"JOBS: {getattr(other, '__name__', other)} is no job: decorate it with @cron or @every"
         for other in jobs
         if not isinstance(other, Job)
     ]
-    for name, times in Counter(job.name for job in declared).items():
+    for name, times in Counter(job.name for job in declared if _is_name(job.name)).items():
         if times > 1:
             findings.append(f"job {name}: declared {times} times: give all but one another name (name='…')")
         if name in ours:
@@ -189,21 +195,45 @@ def _declare(schedule: Schedule, options: Options) -> Callable[[Handler], Job]:
     return declare
 
 
+def _shown(job: Job) -> str:
+    return job.name if _is_name(job.name) else getattr(job.handler, "__name__", repr(job.handler))
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and name.isprintable()
+
+
 def _findings(job: Job) -> Iterator[str]:
     yield from job.schedule.findings()
     yield from _findings_in_the_function(job)
+    yield from _findings_in_the_name(job)
     for option, least in LEAST.items():
-        yield from _findings_in_a_duration(option, getattr(job, option), least)
+        value = getattr(job, option)
+        if value is not None or option not in HAVE_DEFAULTS:
+            yield from _findings_in_a_duration(option, value, least)
+    yield from _findings_in_the_numbers(job)
     if job.missed not in MISSED:
         yield f"missed={job.missed!r} is not possible (what is: {', '.join(map(repr, MISSED))})"
     if job.overlap not in OVERLAP:
         yield f"overlap={job.overlap!r} is not possible (what is: {', '.join(map(repr, OVERLAP))})"
-    if job.retries < 0:
-        yield f"retries={job.retries} must be 0 or more"
-    if job.backlog is not None and job.backlog < 1:
-        yield f"backlog={job.backlog} must be 1 or more"
     if job.rerun and job.transaction:
         yield "rerun=True is for long jobs (transaction=False): a tick that is one transaction is handed over anyway"
+
+
+def _findings_in_the_name(job: Job) -> Iterator[str]:
+    if job.name == str(job.handler):  # it has the address of an object, which is another one in each process
+        yield "has no name that lasts: give it one (name='…')"
+    elif not _is_name(job.name):
+        yield f"name={reprlib.repr(job.name)} must be a text of 1 to {LONGEST_NAME} printable characters"
+
+
+def _findings_in_the_numbers(job: Job) -> Iterator[str]:
+    yield from _findings_in_a_number("retries", job.retries, 0)
+    if job.backlog is not None:
+        yield from _findings_in_a_number("backlog", job.backlog, 1)
+    for option in ("transaction", "rerun"):
+        if not isinstance(value := getattr(job, option), bool):
+            yield f"{option}={value!r} must be True or False"
 
 
 def _findings_in_the_function(job: Job) -> Iterator[str]:
@@ -223,12 +253,23 @@ def _findings_in_the_function(job: Job) -> Iterator[str]:
         yield f"is {kind}, which takes another parameter: `async def job({unit}) -> None`"
 
 
-def _findings_in_a_duration(option: str, value: str | timedelta | None, least: timedelta) -> Iterator[str]:
+def _findings_in_a_number(option: str, value: object, least: int) -> Iterator[str]:
+    if not isinstance(value, int) or isinstance(value, bool):
+        yield f"{option}={value!r} is not a whole number"
+    elif value < least:
+        yield f"{option}={value} must be {least} or more"
+    elif value > MOST[option]:
+        yield f"{option}={value} must be {MOST[option]} or less"
+
+
+def _findings_in_a_duration(option: str, value: str | timedelta, least: timedelta) -> Iterator[str]:
     try:
-        duration = None if value is None else parse_duration(value)
+        duration = parse_duration(value)
     except ValueError as error:
         yield f"{option} {error}"
         return
-    if duration is not None and duration < least:
+    if duration > LONGEST:
+        yield f"{option} {value!r} must be {format_duration(LONGEST)} or less"
+    if duration < least:
         too_short = "must be longer than zero" if least == SHORTEST else f"must be {format_duration(least)} or more"
         yield f"{option} {value!r} {too_short}"

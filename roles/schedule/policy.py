@@ -21,6 +21,7 @@ from hashlib import blake2b
 from typing import Final
 
 from db.cron_gaps import BookedTick
+from roles.schedule.cron import LONGEST
 from roles.schedule.declarations import ZERO, Job, Terms
 from schema.duration import format_duration
 
@@ -71,7 +72,7 @@ class Timetable:
         if not self.job.transaction:
             return ZERO
         pauses = (self.terms.pause(attempt) for attempt in range(1, self.job.retries + 1))
-        return self.terms.timeout * (self.job.retries + 1) + sum(pauses, ZERO)
+        return min(self.terms.timeout * (self.job.retries + 1) + sum(pauses, ZERO), LONGEST)
 
 
 @dataclass(frozen=True, slots=True)
