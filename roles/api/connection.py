@@ -12,7 +12,8 @@ deadline that Quart has not included. It promises:
 - a body over `api.max_content_length` is answered with 413, whether its length was announced or not;
 - all bodies together take no more than `api.max_bodies_length`: one that would is answered with 503;
 - a request beyond `api.max_in_flight` others is answered with 503; who sends or reads slowly does not count;
-- whatever a handler raises is answered, a cancellation of its own making (`roles.cancellation`) included;
+- whatever a handler raises is answered, a cancellation of its own making (`roles.cancellation`) and `sys.exit()`
+  included;
 - what is answered here can be read by the pages that may read the replies of routes (CORS).
 """
 
@@ -167,7 +168,9 @@ class Connection:
         try:
             with stray_cancellation_as(StrayCancellation, "a request ended in a cancellation that nobody asked for"):
                 return cast("Response", await self._app.handle_request(self._request(body, self._path())))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is answered; `sys.exit()` ends no process
             return await self._answer(error)
         finally:
             self._app.in_flight -= 1
@@ -198,7 +201,7 @@ class Connection:
         request.body.set_result(body)
         return request
 
-    async def _answer(self, error: Exception) -> Response:
+    async def _answer(self, error: BaseException) -> Response:
         problem, headers = problem_for(error, debug=self._app.settings.debug)
         response = problem_reply(problem, self._scope["path"], self._scope["state"].get(STATE_KEY), headers)
         if self._app.share is not None and _header(self._scope, b"origin"):

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 
 import psycopg
 import structlog
@@ -89,7 +90,7 @@ _FAILURES: tuple[tuple[type[Exception], ProblemType, str], ...] = (
 """The first that fits counts. What the error itself says is for the logs: it names hosts and addresses."""
 
 
-def problem_for(error: Exception, *, debug: bool) -> tuple[Problem, Headers]:
+def problem_for(error: BaseException, *, debug: bool) -> tuple[Problem, Headers]:
     """The problem, and headers that belong to it. Logs what is not the client's doing.
 
     Params:
@@ -110,14 +111,22 @@ def problem_for(error: Exception, *, debug: bool) -> tuple[Problem, Headers]:
     if problem.status == problems.INTERNAL.status:
         log.error("request failed", exc_info=error)
     elif problem.status > problems.INTERNAL.status:
-        log.warning("request not served", problem=problem.type, reason=str(error))
+        log.warning("request not served", problem=problem.type, reason=said(error))
     if problem.status == problems.UNAVAILABLE.status:
         headers.setdefault("Retry-After", str(RETRY_AFTER))
     return problem, headers
 
 
-def _failure(error: Exception) -> Problem | None:
-    if isinstance(error, ExceptionGroup):  # one of several tasks of a route may be the one that noticed
+def said(error: BaseException, say: Callable[[object], str] = str) -> str:
+    """What an error says of itself, though its author's `__str__` may fail."""
+    try:
+        return say(error)
+    except Exception as failure:  # noqa: BLE001 - whatever it is, the request has to be answered
+        return f"{type(error).__name__}, whose text cannot be had: {type(failure).__name__}"
+
+
+def _failure(error: BaseException) -> Problem | None:
+    if isinstance(error, BaseExceptionGroup):  # one of several tasks of a route may be the one that noticed
         return next(filter(None, map(_failure, error.exceptions)), None)
     if isinstance(error, psycopg.Error) and error.sqlstate in _TRY_AGAIN:
         return problems.UNAVAILABLE("The database took too long.")
@@ -127,10 +136,10 @@ def _failure(error: Exception) -> Problem | None:
     return None
 
 
-def _bug(error: Exception, *, debug: bool) -> Problem:
+def _bug(error: BaseException, *, debug: bool) -> Problem:
     problem = problems.INTERNAL("Something went wrong on our side.")
     if debug:
-        problem.detail = repr(error)
+        problem.detail = said(error, repr)
         problem.traceback = "".join(traceback.format_exception(error)).splitlines()
     return problem
 

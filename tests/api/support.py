@@ -210,7 +210,21 @@ async def fail(error: BaseException) -> None:
     raise error
 
 
+class Unspeakable(Exception):
+    """What cannot be put into words."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("secret")
+
+    __repr__ = __str__
+
+
 BUGS: list[BaseException] = [
+    SystemExit("secret"),
+    KeyboardInterrupt("secret"),
+    GeneratorExit("secret"),
+    BaseExceptionGroup("secret", [SystemExit("secret")]),
+    Unspeakable(),
     RuntimeError("secret"),
     KeyError("secret"),
     RecursionError("secret"),

@@ -12,9 +12,10 @@ from structlog.testing import capture_logs
 
 from db.pool import Pool, connection, create_pool, current_pool
 from roles.api.errors import problem_for
+from schema.errors import DependencyUnavailable
 from schema.problems import PROBLEM_TYPES
 from schema.settings import Database, Settings
-from tests.api.support import BOTH, BUGS, FAILURES, Faults, RunningApi, StartApi, running_api
+from tests.api.support import BOTH, BUGS, FAILURES, Faults, RunningApi, StartApi, Unspeakable, running_api
 from tests.clients.stub import free_port
 from tests.web.support import ServerName
 
@@ -258,6 +259,26 @@ async def test_with_debug_a_bug_shows_its_traceback(faults: Faults, start_api: S
         problem = (await api.http.get("/api/v1/faults/raise")).json()
     assert problem["detail"] == "RuntimeError('not so secret')"
     assert problem["traceback"][0] == "Traceback (most recent call last):"
+
+
+class UnspeakableOutage(Unspeakable, DependencyUnavailable):
+    """Of something that is away."""
+
+
+async def test_an_error_whose_text_cannot_be_had_is_answered_all_the_same(
+    faults: Faults, start_api: StartApi
+) -> None:
+    async with start_api(debug=True) as api:
+        faults.error = UnspeakableOutage()
+        with capture_logs() as logs:
+            response = await api.http.get("/api/v1/faults/raise")
+        check(response, 503, "unavailable")
+        [entry] = [entry for entry in logs if entry["event"] == "request not served"]
+        assert entry["reason"] == "UnspeakableOutage, whose text cannot be had: RuntimeError"
+        faults.error = Unspeakable()
+        response = await api.http.get("/api/v1/faults/raise")
+    assert response.status_code == 500
+    assert response.json()["detail"] == "Unspeakable, whose text cannot be had: RuntimeError"
 
 
 @pytest.mark.parametrize(("error", "status", "kind"), FAILURES, ids=lambda value: type(value).__name__)
