@@ -125,7 +125,9 @@ class Cache:
                 return found
             if loaded is not None:
                 until = time.time() + lifetime.total_seconds()
-                await self.set(key, f"{until!r} {loaded.model_dump_json()}", lifetime=lifetime + stale_for)
+                await self.set(
+                    key, f"{until!r} {loaded.model_dump_json(by_alias=False)}", lifetime=lifetime + stale_for
+                )
             return loaded
 
     async def open(self) -> None:
@@ -146,7 +148,7 @@ class Cache:
             return 0.0, None
         until, _, value = text.partition(" ")
         try:
-            return float(until), model.model_validate_json(value)
+            return float(until), model.model_validate_json(value, by_alias=False, by_name=True)
         except ValueError as error:  # another version of this program, or somebody else, has written it
             log.warning("cached value is of no use", key=key, error=str(error).partition("\n")[0])
             return 0.0, None

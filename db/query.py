@@ -49,13 +49,13 @@ class Query:
     async def one(self, connection: Connection, model: type[Model], **parameters: Any) -> Model | None:
         """The first row as a `model`, or None if there is none."""
         row = await connection.first(self.sql, self._bind(parameters))
-        return None if row is None else model.model_validate(row)
+        return None if row is None else model.model_validate(row, by_name=True)
 
     async def all(self, connection: Connection, model: type[Model], **parameters: Any) -> list[Model]:
         """All rows, each as a `model`."""
         async with connection.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(self.sql, self._bind(parameters))
-            return [model.model_validate(row) for row in await cursor.fetchall()]
+            return [model.model_validate(row, by_name=True) for row in await cursor.fetchall()]
 
     async def scalar(self, connection: Connection, **parameters: Any) -> Any:
         """The first column of the first row, or None if there is no row."""

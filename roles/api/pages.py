@@ -105,7 +105,7 @@ class Page:
         return response
 
     def _link(self, relation: str, cursor: str | None) -> str:
-        given = self._query.model_dump(exclude_unset=True, mode="json") | {"cursor": cursor}
+        given = self._query.model_dump(exclude_unset=True, mode="json", by_alias=True) | {"cursor": cursor}
         parameters = {
             name: str(value).lower() if isinstance(value, bool) else value
             for name, value in given.items()

@@ -44,7 +44,7 @@ def reply(model: BaseModel | None = None, status: int = 200, *, location: str | 
         response = Response(b"", status=status)
         del response.headers["Content-Type"]
         return response
-    body = model.__pydantic_serializer__.to_json(model)
+    body = model.__pydantic_serializer__.to_json(model, by_alias=True)  # as the document has it
     current: Request = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - the proxy is looked up once
     tag = entity_tag(model, body, current.method)
     if tag is not None and status == HTTPStatus.OK and is_known(current, tag):

@@ -16,13 +16,15 @@ import psycopg
 import pytest
 import structlog
 from anyio.abc import ByteReceiveStream, SocketStream
+from pydantic import BaseModel, Field
 from quart import Blueprint, Response, abort, request
-from quart_schema import document_response
+from quart_schema import document_response, validate_querystring
 
 from clients.cache import open_cache
 from clients.errors import UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
 from db.pool import Pool, connection
 from roles.api.access import public, requires
+from roles.api.pages import Page
 from roles.api.replies import NoContent, reply
 from roles.api.request import caller
 from roles.api.role import ApiRole
@@ -30,6 +32,7 @@ from roles.clock import Clock, SystemClock
 from roles.resources import Resources
 from roles.tally import Tally
 from schema.errors import DependencyUnavailable
+from schema.pages import PageQuery
 from schema.settings import Settings
 
 BOTH = pytest.mark.parametrize("server_name", ["hypercorn", "granian"], indirect=True)
@@ -97,6 +100,26 @@ async def running_api(pool: Pool, settings: Settings, clock: Clock | None = None
 
 
 StartApi = Callable[..., AbstractAsyncContextManager[RunningApi]]
+
+
+class Named(BaseModel):
+    """What has other names outside."""
+
+    id: int
+    full_name: str = Field(alias="fullName", examples=["Ada"])
+
+
+class NamedPage(BaseModel):
+    """Some of these."""
+
+    items: list[Named]
+    next: str | None = None
+
+
+class NamedQuery(PageQuery):
+    """Which of these."""
+
+    full_name: str = Field("", alias="fullName")
 
 
 @dataclass
@@ -195,6 +218,17 @@ class Faults:
             """Says who calls."""
             self.bound = structlog.contextvars.get_contextvars()
             return Response(caller().name)
+
+        @blueprint.get("/named")
+        @public
+        @validate_querystring(NamedQuery)
+        @document_response(NamedPage)
+        async def named(query_args: NamedQuery) -> Response:
+            """An endless list, by the names that JSON has."""
+            async with connection() as conn:
+                page = await Page.open(conn, query_args)
+            ids = range(page.after + 1, page.after + 1 + page.limit)
+            return page.reply(NamedPage, [Named(id=each, fullName=query_args.full_name) for each in ids])
 
         @blueprint.post("/echo")
         @public

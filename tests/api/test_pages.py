@@ -140,3 +140,14 @@ async def test_a_cursor_is_signed_with_the_key_of_the_settings_if_there_is_one(s
         cursor = (await one.http.get(URL, params={"limit": 1})).json()["next"]
         check_refused(await other.http.get(URL, params={"cursor": cursor}))
         assert names(await one.http.get(URL, params={"cursor": cursor})) == ["b"]
+
+
+@pytest.mark.usefixtures("faults")
+async def test_names_are_those_of_the_document_wherever_they_are_said(start_api: StartApi) -> None:
+    async with start_api(debug=True) as api:
+        document = (await api.http.get("/openapi.json")).json()
+        response = await api.http.get("/api/v1/faults/named", params={"fullName": "Ada", "limit": 1})
+        assert response.json()["items"] == [{"id": 1, "fullName": "Ada"}]
+        following = await api.http.get(links(response)["next"])
+        assert following.json()["items"] == [{"id": 2, "fullName": "Ada"}]
+    assert "fullName" in document["components"]["schemas"]["Named"]["properties"]

