@@ -39,6 +39,7 @@ from db.begun import Rest
 from db.joining import joined
 from db.pooled_connection import PooledConnection
 from db.readiness import POSSIBLE, Readiness
+from db.times import load_all_times
 from schema.errors import DependencyUnavailable
 from schema.settings import Database
 from schema.steps import Step, reached
@@ -149,6 +150,7 @@ def create_pool(url: str, settings: Database) -> Pool:
                 raise
             pool.last_failure = None
             made.readiness = pool.readiness
+            load_all_times(made)
             return made
 
     pool = Pool(

@@ -76,6 +76,13 @@ async def test_a_key_lets_its_holder_do_what_its_scopes_say(api: RunningApi) -> 
     assert created.status_code == 201
 
 
+async def test_a_key_may_be_good_until_infinity(api: RunningApi) -> None:
+    row, key = await key_for("students:read")
+    async with connection() as conn:
+        await conn.execute("UPDATE api_key SET expires_at = 'infinity' WHERE id = %s", [row.id])
+    assert (await get(api, key)).status_code == 200
+
+
 async def test_without_credentials_a_caller_is_told_what_to_send_and_of_no_error(api: RunningApi) -> None:
     response = await api.http.get(URL)
     assert response.status_code == 401

@@ -52,6 +52,13 @@ async def test_pages_follow_each_other_and_miss_nothing(api: RunningApi) -> None
     assert await pages(api) == [["e", "d", "c", "b", "a"]]
 
 
+async def test_a_row_with_an_odd_time_spoils_no_page(api: RunningApi) -> None:
+    await create("a", "b", "c")
+    async with connection() as conn:
+        await conn.execute("UPDATE student SET created_at = 'infinity', updated_at = '-infinity' WHERE name = 'b'")
+    assert await pages(api) == [["a", "b", "c"]]
+
+
 async def test_there_may_be_nothing(api: RunningApi) -> None:
     response = await api.http.get(URL)
     assert response.json() == {"items": [], "next": None}
