@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from db.pool import connection
 from schema.duration import format_duration, parse_duration
 from schema.meant import meant
 from schema.settings import Settings
+from schema.text import storable
 
 cli = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 
@@ -35,11 +36,9 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key and print it. Nobody can find it out afterwards: its digest is stored."""
-    try:
-        lifetime = None if expires is None else parse_duration(expires)
-    except ValueError as error:
-        raise failure(f"--expires: {error}", 2) from None
-    main = partial(_create, name=name, scopes=scope, lifetime=lifetime, as_json=as_json)
+    if storable(name) != name or not name.strip():
+        raise failure(f"NAME: {name!r} is no text that says whom the key is for", 2)
+    main = partial(_create, name=name, scopes=scope, expires_at=_end(expires), as_json=as_json)
     exit_with(main, load(context, config_file).settings)
 
 
@@ -62,10 +61,9 @@ def revoke(
 
 
 async def _create(
-    settings: Settings, *, name: str, scopes: Sequence[str], lifetime: timedelta | None, as_json: bool
+    settings: Settings, *, name: str, scopes: Sequence[str], expires_at: datetime | None, as_json: bool
 ) -> int:
     _check(settings, scopes)
-    expires_at = None if lifetime is None else datetime.now(UTC) + lifetime
     async with database(settings), connection() as conn:
         made, key = await api_keys.create(conn, name, scopes=scopes, expires_at=expires_at)
     if as_json:
@@ -86,13 +84,26 @@ async def _list(settings: Settings, *, as_json: bool) -> int:
 
 async def _revoke(settings: Settings, *, key_id: str, yes: bool) -> int:
     async with database(settings), connection() as conn:
-        found = await api_keys.get(conn, key_id)
+        found = await api_keys.get(conn, key_id) if storable(key_id) == key_id else None
         if found is None:
             raise failure(f"there is no key {key_id!r} (see python app.py keys list)", 1)
         confirm(f"Revoke {found.id} ({found.name})?", yes=yes)
         await api_keys.revoke(conn, key_id)
     typer.echo(f"revoked {key_id}; refused everywhere within {format_duration(settings.auth.cache)}")
     return 0
+
+
+def _end(expires: str | None) -> datetime | None:
+    """When a key ends that is made now."""
+    try:
+        lifetime = None if expires is None else parse_duration(expires)
+        if lifetime is not None and not lifetime:
+            raise ValueError(f"{expires!r} is no time at all: nobody could use the key")
+        return None if lifetime is None else datetime.now(UTC) + lifetime
+    except OverflowError:
+        raise failure(f"--expires: {expires!r} is too long: leave it out for a key that never ends", 2) from None
+    except ValueError as error:
+        raise failure(f"--expires: {error}", 2) from None
 
 
 def _check(settings: Settings, scopes: Sequence[str]) -> None:

@@ -106,3 +106,22 @@ def test_people_see_a_table_and_a_hint_when_it_is_empty() -> None:
     shown = keys("list").stdout
     assert "last_used_at" in shown
     assert "students:read timezone:read" in shown
+
+
+@pytest.mark.parametrize("expires", ["0s", "0.0d", "3000000d", "999999999d"])
+def test_a_key_that_would_end_at_once_or_beyond_all_times_is_not_made(expires: str) -> None:
+    refused = keys("create", "Ada", "--scope", "students:read", "--expires", expires)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"error: --expires: '{expires}' is " in refused.stderr
+    assert listed() == []
+
+
+@pytest.mark.parametrize("text", ["", " ", "Ad\x00a", "Ad\udcffa"])
+def test_a_name_that_is_none_is_refused_and_an_id_that_is_none_is_no_keys(text: str) -> None:
+    refused = keys("create", text, "--scope", "students:read")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "error: NAME: " in refused.stderr
+    assert listed() == []
+    unknown = keys("revoke", text, "--yes")
+    assert (unknown.exit_code, unknown.stdout) == (1, "")
+    assert f"error: there is no key {text!r}" in unknown.stderr
