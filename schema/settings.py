@@ -38,6 +38,9 @@ EMBEDDED = "embedded"
 IN_MEMORY = "mem://"
 """The URL of a cache in the memory of each process."""
 
+LONGEST_OF_POSTGRESQL = timedelta(milliseconds=2**31 - 1)
+"""Of its settings that are times; it refuses connections that ask for more."""
+
 LONGEST_HANDLER_TIMEOUT = timedelta(minutes=30)
 """RabbitMQ closes the channel of a consumer that keeps a message for longer (its `consumer_timeout`)."""
 
@@ -85,6 +88,14 @@ def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
 def _positive(value: timedelta) -> timedelta:
     if value <= timedelta(0):
         raise ValueError("must be longer than zero")
+    if value < timedelta(milliseconds=1):
+        raise ValueError("must be 1ms or longer: some who are given it count in milliseconds, and zero is never")
+    return value
+
+
+def _for_postgresql(value: timedelta) -> timedelta:
+    if value > LONGEST_OF_POSTGRESQL:
+        raise ValueError("must be 24d or shorter: PostgreSQL takes no more")
     return value
 
 
@@ -100,11 +111,25 @@ def _at_least_an_hour(value: timedelta) -> timedelta:
     return value
 
 
+def _has_host(value: str) -> bool:
+    """Whether a URL names a host, and a port only if it can be one."""
+    try:
+        parts = urlsplit(value)
+        (parts.hostname or "").encode("idna")
+        return bool(parts.hostname) and parts.port != 0 and not re.search(r"[\x00-\x20\x7f]", value)
+    except ValueError:
+        return False
+
+
 def _http_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    parts = urlsplit(value if _has_host(value) else "")
+    if parts.scheme not in ("http", "https") or parts.query or parts.fragment:
         raise ValueError("not the base URL of an HTTP service (try 'https://example.org')")
     return value.rstrip("/")
+
+
+def _http_url_or_none(value: str) -> str:
+    return value and _http_url(value)
 
 
 def _within_consumer_timeout(value: timedelta) -> timedelta:
@@ -130,10 +155,8 @@ def _token(value: SecretStr) -> SecretStr:
 
 def _cache_url(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
-    if text != IN_MEMORY:
-        parts = urlsplit(text)
-        if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-            raise ValueError("not the URL of a cache (try 'mem://' or 'redis://user:password@host:6379/0')")
+    if text != IN_MEMORY and (not _has_host(text) or urlsplit(text).scheme not in ("redis", "rediss")):
+        raise ValueError("not the URL of a cache (try 'mem://' or 'redis://user:password@host:6379/0')")
     return value
 
 
@@ -146,8 +169,10 @@ def _written(rate: Rate | None) -> str:
 
 
 def _origin(value: str) -> str:
-    parts = urlsplit(value)
-    if value != "*" and (parts.scheme not in ("http", "https") or f"{parts.scheme}://{parts.netloc}" != value):
+    if value == "*":
+        return value
+    parts = urlsplit(value if _has_host(value) else "")
+    if parts.scheme not in ("http", "https") or f"{parts.scheme}://{parts.netloc}" != value or "@" in value:
         raise ValueError("not an origin (try 'https://app.example.org', without a path, or '*' for all)")
     return value
 
@@ -182,6 +207,7 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 """Of signatures with a public key. One with a shared secret would let a public key be mistaken for the secret."""
 RoleName = Annotated[str, AfterValidator(_role)]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+PostgresDuration = Annotated[PositiveDuration, AfterValidator(_for_postgresql)]
 
 
 class Section(BaseModel):
@@ -198,9 +224,9 @@ class Database(Section):
     pool_timeout: PositiveDuration = timedelta(seconds=2)
     max_waiting: int = Field(200, ge=0)
     connect_timeout: PositiveDuration = timedelta(seconds=5)
-    statement_timeout: PositiveDuration = timedelta(seconds=30)
-    idle_in_transaction_session_timeout: PositiveDuration = timedelta(seconds=60)
-    client_connection_check_interval: PositiveDuration = timedelta(seconds=5)
+    statement_timeout: PostgresDuration = timedelta(seconds=30)
+    idle_in_transaction_session_timeout: PostgresDuration = timedelta(seconds=60)
+    client_connection_check_interval: PostgresDuration = timedelta(seconds=5)
     application_name: str = "rolecall"
     prepare_statements: bool = True
 
@@ -350,7 +376,7 @@ class Timezone(Client):
 
 
 class Jwks(Client):
-    url: HttpUrl | Literal[""] = ""
+    url: Annotated[str, AfterValidator(_http_url_or_none)] = ""
 
 
 class Clients(Section):

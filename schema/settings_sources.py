@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 from schema.errors import ConfigurationError
 from schema.meant import meant
 from schema.settings import EMBEDDED, Settings
+from schema.text import storable
 
 PREFIX = "APP_"
 SHORT_NAMES = {"ROLES": ("roles",), "DEBUG": ("debug",)}
@@ -88,11 +89,14 @@ def load_settings(
     errors: list[str] = []
     for values in (
         _from_toml(config or directory / "config.toml", required=config is not None),
-        _from_environment(".env", dotenv_values(directory / ".env")),
+        _from_environment(".env", _dotenv(directory / ".env")),
         _from_environment("environment", environ),
         ((tuple(name.split(".")), value, Origin("command line", name)) for name, value in (flags or {}).items()),
     ):
         for key, value, origin in values:
+            if _is_no_text(value) or any(map(_is_no_text, key)):
+                errors.append(f"{origin.source}: {origin.name!a}: must be UTF-8 text, without NUL")
+                continue
             if not _put(merged, key, value):
                 errors.append(f"{origin}: {key[0]!r} is a section or a value, not both")
             origins[key] = origin
@@ -113,7 +117,7 @@ def mask(url: str) -> str:
 
 def _from_toml(path: Path, *, required: bool) -> Iterator[tuple[Key, Any, Origin]]:
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         if required:
             raise ConfigurationError(f"{path}: there is no such file (it was named by --config)") from None
@@ -124,6 +128,20 @@ def _from_toml(path: Path, *, required: bool) -> Iterator[tuple[Key, Any, Origin
         raise ConfigurationError(f"{path}: not valid TOML: {error}") from None
     for key, value in _leaves(document, ()):
         yield key, value, Origin(path.name, _toml_name(key))
+
+
+def _dotenv(path: Path) -> Mapping[str, str | None]:
+    try:
+        return dotenv_values(path)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _is_no_text(value: object) -> bool:
+    """Whether it is what a variable has that is not UTF-8, or what nobody outside of this process can be given."""
+    return isinstance(value, str) and storable(value) != value
 
 
 def _from_environment(source: str, variables: Mapping[str, str | None]) -> Iterator[tuple[Key, Any, Origin]]:

@@ -226,3 +226,54 @@ def test_a_management_url_is_checked_and_its_password_masked(here: Path) -> None
     with pytest.raises(ConfigurationError, match="management API") as caught:
         load_settings(environ={name: "amqp://admin:secret@host"})
     assert "secret" not in str(caught.value)
+
+
+def test_what_is_no_text_is_refused_by_its_name(tmp_path: Path) -> None:
+    assert refusal(tmp_path, environ={"APP_DATABASE__APPLICATION_NAME": "\udcff"}) == (
+        "environment: 'APP_DATABASE__APPLICATION_NAME': must be UTF-8 text, without NUL"
+    )
+    assert "'APP_\\udcff'" in refusal(tmp_path, environ={"APP_\udcff": "1"})
+    assert "'[database] url'" in refusal(tmp_path, toml='[database]\nurl = "postgresql://a\\u0000hunter2"')
+
+
+def test_a_dotenv_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"DEBUG=\xff")
+    assert refusal(tmp_path) == f"{tmp_path / '.env'}: not UTF-8: invalid start byte at byte 6"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_settings(tmp_path: Path) -> None:
+    assert load(tmp_path, toml="\ufeffdebug = true", dotenv="\ufeffAPP_ROLES=api").settings.debug
+    assert load(tmp_path).settings.roles == ("api",)
+
+
+@pytest.mark.parametrize("port", ["99999", "abc", "0", "-1", "1 "])
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [("CLIENTS__TIMEZONE__URL", "http"), ("CLIENTS__JWKS__URL", "https"), ("CACHE__URL", "redis")],
+)
+def test_a_port_that_cannot_be_one_is_refused_at_the_start(tmp_path: Path, name: str, scheme: str, port: str) -> None:
+    found = refusal(tmp_path, environ={f"APP_{name}": f"{scheme}://user:hunter2@host:{port}"})
+    assert found.startswith(f"environment: APP_{name} = '…': {name.lower().replace('__', '.')}: not the ")
+    assert "hunter2" not in found
+
+
+@pytest.mark.parametrize("url", ["http://h h", "http://\x7f", "http://é..", "http://" + "a" * 64, "http://["])
+def test_a_host_that_cannot_be_one_is_refused_at_the_start(tmp_path: Path, url: str) -> None:
+    assert "not the base URL" in refusal(tmp_path, environ={"APP_CLIENTS__TIMEZONE__URL": url})
+    assert "not an origin" in refusal(tmp_path, environ={"APP_API__CORS_ORIGINS": url})
+
+
+@pytest.mark.parametrize("origin", ["http://", "https://user:pw@host", "https://host:99999", "https://host/"])
+def test_what_no_browser_would_send_is_no_origin(tmp_path: Path, origin: str) -> None:
+    assert "not an origin" in refusal(tmp_path, environ={"APP_API__CORS_ORIGINS": origin})
+
+
+@pytest.mark.parametrize(
+    "name", ["statement_timeout", "idle_in_transaction_session_timeout", "client_connection_check_interval"]
+)
+def test_a_time_that_postgresql_would_not_take_is_refused(tmp_path: Path, name: str) -> None:
+    variable = f"APP_DATABASE__{name.upper()}"
+    assert "24d or shorter" in refusal(tmp_path, environ={variable: "25d"})
+    assert "1ms or longer" in refusal(tmp_path, environ={variable: "0.4ms"})
+    load(tmp_path, environ={variable: "24d"})
+    load(tmp_path, environ={variable: "1ms"})
