@@ -39,4 +39,9 @@ async def add_request_id(request: httpx.Request) -> None:
 async def log_answer(response: httpx.Response) -> None:
     """A hook: logs the answer of each attempt."""
     request = response.request
-    log.debug("upstream answered", method=request.method, url=str(request.url), status=response.status_code)
+    log.debug("upstream answered", method=request.method, url=printable(request.url), status=response.status_code)
+
+
+def printable(url: httpx.URL) -> str:
+    """The URL for logs and errors: a user and a password in it are nobody's business."""
+    return str(url.copy_with(userinfo=b"") if url.userinfo else url)

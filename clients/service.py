@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from clients.circuit import Circuit
 from clients.errors import UpstreamError, UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
+from clients.http import printable
 from schema.duration import format_duration
 from schema.settings import Client
 
@@ -140,7 +141,7 @@ class Service:
         return kind(f"{self._place(request)}: {str(error) or type(error).__name__}")
 
     def _place(self, request: httpx.Request) -> str:
-        return f"{self.name} service: {request.method} {request.url}"
+        return f"{self.name} service: {request.method} {printable(request.url)}"
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -60,7 +60,7 @@ class LoadedSettings:
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """`(name, value, origin)` of every setting in force, in TOML's spelling, with secrets masked."""
         for key, value in _leaves(self.settings.model_dump(mode="json", warnings=False), ()):
-            shown = _secret_values(self.settings, key) or value
+            shown = _secret_values(self.settings, key) or (mask(value) if isinstance(value, str) else value)
             origin = self.origins.get(key)
             yield ".".join(key), json.dumps(shown), str(origin) if origin else "default"
 
@@ -190,7 +190,7 @@ def _explain(detail: ErrorDetails, origins: Mapping[Key, Origin]) -> str:
     if not path:  # about sections that do not fit together
         return f"settings: {message}"
     where = str(origin) if origin else _toml_name(tuple(path))
-    value = "…" if _SECRET_NAME.search(path[-1]) else detail["input"]
+    value = "…" if any(map(_SECRET_NAME.search, path)) else detail["input"]
     shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
     return f"{where}{shown}: {'.'.join(path)}: {message}"
 

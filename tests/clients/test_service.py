@@ -196,3 +196,16 @@ def test_a_path_is_made_of_segments_that_cannot_climb_or_add_one() -> None:
     for step in ("", ".", ".."):
         with pytest.raises(ValueError, match="cannot be a segment"):
             path("api", step)
+
+
+async def test_the_password_of_a_service_is_sent_and_shown_nowhere(stub: Stub, http: httpx.AsyncClient) -> None:
+    url = stub.url.replace("http://", "http://app:hunter2@")
+    stub.plays(answer(503), answer(404))
+    service = Service("stub", settings(url), http)
+    with capture_logs() as logs:
+        response = await service.call("GET", "/x")
+        with pytest.raises(UpstreamInvalid) as caught:
+            service.decode(response, Client)
+    assert stub.requests[0].headers["authorization"].startswith("Basic ")
+    assert str(caught.value) == f"stub service: GET {stub.url}/x: answered 404"
+    assert "hunter2" not in str(logs)

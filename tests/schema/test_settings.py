@@ -277,3 +277,11 @@ def test_a_time_that_postgresql_would_not_take_is_refused(tmp_path: Path, name: 
     assert "1ms or longer" in refusal(tmp_path, environ={variable: "0.4ms"})
     load(tmp_path, environ={variable: "24d"})
     load(tmp_path, environ={variable: "1ms"})
+
+
+@pytest.mark.parametrize("url", ["https://app:hunter2@host", "https://app:hunter2@host:8080/base"])
+def test_the_password_of_a_service_is_not_shown(tmp_path: Path, url: str) -> None:
+    loaded = load(tmp_path, environ={"APP_CLIENTS__TIMEZONE__URL": url, "APP_CLIENTS__JWKS__URL": url})
+    assert loaded.settings.clients.timezone.url == url
+    shown = {name: value for name, value, _ in loaded.rows()}
+    assert shown["clients.timezone.url"] == shown["clients.jwks.url"] == f'"{url.replace("hunter2", "***")}"'
