@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import anyio
@@ -26,6 +27,12 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 PASSING = frozenset({502, 503, 504})
 """Statuses of a trouble that may have passed a moment later."""
+
+LONGEST_ANSWER: Final = 16 * 1024 * 1024
+"""Bytes of a body, decompressed: a service that has gone wrong is not to take all of our memory."""
+
+_OF_THE_TRANSFER = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
+"""Headers that say nothing of a body that is here."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -77,7 +84,7 @@ class Service:
         Raises:
             UpstreamUnavailable: it could not be reached, answered 5xx, or is left alone after too many failures.
             UpstreamTimeout: it did not answer in time.
-            UpstreamInvalid: what it answered is not HTTP as we know it.
+            UpstreamInvalid: what it answered is not HTTP as we know it, or longer than `LONGEST_ANSWER`.
         """
         request = self.http.build_request(
             method,
@@ -117,7 +124,7 @@ class Service:
         for attempt in range(1, self.settings.attempts + 1):
             wait = pause * 2 ** (attempt - 1) * random.random()  # noqa: S311 - jitter, not a secret
             try:
-                response = await self.http.send(request)
+                response = await self._whole(request)
             except httpx.TransportError as error:
                 failure = self._failure(request, error)
             except httpx.HTTPError as error:
@@ -136,6 +143,17 @@ class Service:
             await anyio.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
+    async def _whole(self, request: httpx.Request) -> httpx.Response:
+        """One attempt's answer with its body, which is decompressed as it comes."""
+        async with aclosing(await self.http.send(request, stream=True)) as response:
+            body = bytearray()
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > LONGEST_ANSWER:
+                    raise UpstreamInvalid(f"{self._place(request)}: the answer is longer than {LONGEST_ANSWER} bytes")
+        headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_TRANSFER]
+        return httpx.Response(response.status_code, headers=headers, content=bytes(body), request=request)
+
     def _failure(self, request: httpx.Request, error: httpx.TransportError) -> UpstreamError:
         kind = UpstreamTimeout if isinstance(error, httpx.TimeoutException) else UpstreamUnavailable
         return kind(f"{self._place(request)}: {str(error) or type(error).__name__}")
@@ -151,6 +169,6 @@ def _retry_after(response: httpx.Response) -> float:
         return float(value)
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # the year may have any number of digits
         return 0.0
     return max(0.0, (at - datetime.now(UTC)).total_seconds()) if at.tzinfo else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -209,3 +210,29 @@ async def test_the_password_of_a_service_is_sent_and_shown_nowhere(stub: Stub, h
     assert stub.requests[0].headers["authorization"].startswith("Basic ")
     assert str(caught.value) == f"stub service: GET {stub.url}/x: answered 404"
     assert "hunter2" not in str(logs)
+
+
+@pytest.mark.parametrize("when", ["Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "9" * 5000, "-1", "soon"])
+async def test_a_retry_after_that_makes_no_sense_is_no_bug_of_ours(
+    when: str, stub: Stub, http: httpx.AsyncClient
+) -> None:
+    stub.plays(answer(503, retry_after=when))
+    with pytest.raises(UpstreamUnavailable, match="answered 503"):
+        await Service("stub", settings(stub.url), http).call("GET", "/")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_an_answer_takes_only_so_much_memory(
+    *, compressed: bool, stub: Stub, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clients.service.LONGEST_ANSWER", 100_000)
+    service = Service("stub", settings(stub.url), http)
+    for length in (100_000, 100_001):
+        body = b"x" * length
+        encoding = {"content_encoding": "gzip"} if compressed else {}
+        stub.plays(answer(200, gzip.compress(body) if compressed else body, **encoding))
+        if length == 100_000:
+            assert (await service.call("GET", "/")).content == body
+        else:
+            with pytest.raises(UpstreamInvalid, match="longer than 100000 bytes"):
+                await service.call("GET", "/")
