@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
@@ -85,6 +86,25 @@ class PooledConnection(psycopg.AsyncConnection[TupleRow]):
     def forget(self) -> None:
         """Drops what is held, before its transaction or savepoint is rolled back."""
         self._held, self._when_run = b"", ()
+
+    @asynccontextmanager
+    async def transaction(
+        self,
+        savepoint_name: str | None = None,
+        force_rollback: bool = False,  # noqa: FBT001, FBT002 - psycopg's signature
+    ) -> AsyncIterator[psycopg.AsyncTransaction]:
+        """See psycopg's. What is held is run before it begins and before it ends, so that each fails in its place:
+        psycopg counts how deep transactions are nested, and would lose count on this connection for all who use it
+        later.
+        """
+        await self._run_held()
+        async with super().transaction(savepoint_name, force_rollback) as inner:
+            try:
+                yield inner
+                await self._run_held()
+            except BaseException:
+                self.forget()
+                raise
 
     async def first(self, sql: bytes, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
         """The first row that a statement returns; None if there is none.
@@ -157,6 +177,10 @@ class PooledConnection(psycopg.AsyncConnection[TupleRow]):
     def _quoted(self) -> Callable[[Any], Buffer]:
         """Kept, for it remembers how values of each type are written, which is half of the work."""
         return Transformer(self).as_literal
+
+    async def _run_held(self) -> None:
+        if self._held:
+            await self.command(b"")
 
     async def _command(self, sql: bytes) -> list[PGresult]:
         if self.closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 import pytest
@@ -126,3 +127,44 @@ async def test_large_statements_do_not_pile_up() -> None:
     async with unit_of_work() as work:
         await add(work, "x" * HELD_AT_MOST, done)
         assert len(done) == 1
+
+
+async def check_that_psycopg_counts_right() -> None:
+    """On all connections of the pool, for those who use them next."""
+    async with connection() as one, connection() as other:
+        for conn in (one, other):
+            async with conn.transaction(), conn.transaction():
+                await conn.execute("SELECT 1")
+
+
+async def test_who_is_cancelled_at_the_beginning_of_a_savepoint_leaves_the_connection_as_it_was() -> None:
+    with pytest.raises(TimeoutError):
+        async with unit_of_work() as work:
+            await work.connection.hold(b"SELECT pg_sleep(60)", {}, then=lambda: None)
+            async with asyncio.timeout(0), work.connection.transaction():  # unlike anyio's, it cancels once
+                pytest.fail("it was cancelled before")
+    await check_that_psycopg_counts_right()
+
+
+async def test_what_is_held_and_fails_at_a_savepoint_says_so_and_leaves_the_connection_as_it_was() -> None:
+    with pytest.raises(NotNullViolation):
+        async with unit_of_work() as work:
+            await add(work, None)
+            async with work.connection.transaction():
+                pytest.fail("what was before it has failed")
+    await check_that_psycopg_counts_right()
+
+
+async def test_what_is_held_within_a_savepoint_and_fails_costs_nothing_else() -> None:
+    async with unit_of_work() as work:
+        await add(work, "Ada")
+        with suppress(NotNullViolation):
+            async with work.connection.transaction():
+                await add(work, None)
+        with suppress(RuntimeError):
+            async with work.connection.transaction():
+                await add(work, None)
+                raise RuntimeError
+        await add(work, "Ben")
+    assert await names() == ["Ada", "Ben"]
+    await check_that_psycopg_counts_right()
