@@ -22,8 +22,6 @@ from pydantic import BaseModel
 from sqlalchemy import (
     ARRAY,
     BigInteger,
-    ColumnElement,
-    DateTime,
     Text,
     any_,
     bindparam,
@@ -42,13 +40,6 @@ from schema.text import storable
 
 DESTINATIONS = 50
 """How many a survey lists."""
-
-
-def _legible(when: ColumnElement[datetime]) -> ColumnElement[datetime]:
-    """The time, or the nearest one that AMQP and Python know: people write into the table, `-infinity` perhaps."""
-    earliest: ColumnElement[datetime] = literal_column("'epoch'::timestamptz")
-    latest: ColumnElement[datetime] = literal_column("'9999-01-01'::timestamptz")
-    return func.least(func.greatest(when, earliest), latest)
 
 
 _due = outbox.c.available_at <= func.statement_timestamp()
@@ -84,12 +75,7 @@ LOCK = Query(
     )
 )
 TAKE = Query(
-    select(
-        *(
-            _legible(column).label(column.name) if isinstance(column.type, DateTime) else column
-            for column in (_sized.c[each.name] for each in outbox.c)
-        )
-    )
+    select(*(_sized.c[column.name] for column in outbox.c))
     .where(_sized.c.bytes_before < bindparam("max_bytes", type_=BigInteger))
     .order_by(_sized.c.id)
 )
@@ -118,10 +104,10 @@ SURVEY = Query(
         outbox.c.routing_key,
         func.count().label("waiting"),
         func.count(outbox.c.last_error).label("failing"),
-        func.min(_legible(outbox.c.created_at)).label("oldest_at"),
+        func.min(outbox.c.created_at).label("oldest_at"),
         func.max(outbox.c.last_error).label("error"),
         func.sum(func.count()).over().label("total"),
-        func.min(func.min(_legible(outbox.c.created_at))).over().label("total_oldest_at"),
+        func.min(func.min(outbox.c.created_at)).over().label("total_oldest_at"),
     )
     .where(outbox.c.broker == bindparam("broker"))
     .group_by(outbox.c.exchange, outbox.c.routing_key)

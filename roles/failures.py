@@ -12,7 +12,7 @@ SupervisionError
 from __future__ import annotations
 
 from roles.events import Failure
-from schema.errors import ConfigurationError, DependencyUnavailable
+from schema.errors import ConfigurationError, DependencyUnavailable, text_of
 
 
 class SupervisionError(Exception):
@@ -51,10 +51,6 @@ def describe(error: BaseException) -> str:
     """The error in one text: what was meant for people of ours, with its type where it is a bug."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(dict.fromkeys(describe(inner) for inner in error.exceptions))
-    try:
-        text = str(error)
-    except Exception as failure:  # noqa: BLE001 - `__str__` is the author's of the error
-        return f"{type(error).__name__}, whose text cannot be had: {type(failure).__name__}"
     if isinstance(error, ConfigurationError | DependencyUnavailable | SupervisionError):
-        return text
-    return f"{type(error).__name__}: {text}".removesuffix(": ")
+        return text_of(error)
+    return f"{type(error).__name__}: {text_of(error)}".removesuffix(": ")

@@ -10,6 +10,8 @@ Everything else is a bug: its traceback is logged once, and the role that raised
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class DependencyUnavailable(Exception):
     """A database, a broker or a service that we need is away; nothing of ours is broken.
@@ -24,3 +26,11 @@ class ConfigurationError(Exception):
 
     The message says what was wrong, where, and what to do about it.
     """
+
+
+def text_of(error: BaseException, say: Callable[[object], str] = str) -> str:
+    """What an error says of itself. Its author's `__str__` may fail, and whoever tells of an error must not."""
+    try:
+        return say(error)
+    except Exception as failure:  # noqa: BLE001 - whatever it is, it is not what is to be told of
+        return f"(its text cannot be had: {type(failure).__name__})"

@@ -128,8 +128,12 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _http_url_or_none(value: str) -> str:
-    return value and _http_url(value)
+def _document_url(value: str) -> str:
+    """Some providers of tokens have a query in it, which a base URL cannot have."""
+    scheme = urlsplit(value if _has_host(value) else "").scheme
+    if value and (scheme not in ("http", "https") or "#" in value):
+        raise ValueError("not the URL of a document (try 'https://example.org/keys')")
+    return value
 
 
 def _within_consumer_timeout(value: timedelta) -> timedelta:
@@ -376,7 +380,7 @@ class Timezone(Client):
 
 
 class Jwks(Client):
-    url: Annotated[str, AfterValidator(_http_url_or_none)] = ""
+    url: Annotated[str, AfterValidator(_document_url)] = ""
 
 
 class Clients(Section):

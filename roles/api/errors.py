@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
 
 import psycopg
 import structlog
@@ -31,7 +30,7 @@ from db.versions import Outdated
 from roles.api.callers import ScopesMissing, Unauthenticated
 from roles.api.replies import Refusal
 from schema import problems
-from schema.errors import DependencyUnavailable
+from schema.errors import DependencyUnavailable, text_of
 from schema.problems import FieldError, Problem, ProblemType
 
 RETRY_AFTER = 1
@@ -111,18 +110,10 @@ def problem_for(error: BaseException, *, debug: bool) -> tuple[Problem, Headers]
     if problem.status == problems.INTERNAL.status:
         log.error("request failed", exc_info=error)
     elif problem.status > problems.INTERNAL.status:
-        log.warning("request not served", problem=problem.type, reason=said(error))
+        log.warning("request not served", problem=problem.type, reason=text_of(error))
     if problem.status == problems.UNAVAILABLE.status:
         headers.setdefault("Retry-After", str(RETRY_AFTER))
     return problem, headers
-
-
-def said(error: BaseException, say: Callable[[object], str] = str) -> str:
-    """What an error says of itself, though its author's `__str__` may fail."""
-    try:
-        return say(error)
-    except Exception as failure:  # noqa: BLE001 - whatever it is, the request has to be answered
-        return f"{type(error).__name__}, whose text cannot be had: {type(failure).__name__}"
 
 
 def _failure(error: BaseException) -> Problem | None:
@@ -139,7 +130,7 @@ def _failure(error: BaseException) -> Problem | None:
 def _bug(error: BaseException, *, debug: bool) -> Problem:
     problem = problems.INTERNAL("Something went wrong on our side.")
     if debug:
-        problem.detail = said(error, repr)
+        problem.detail = text_of(error, repr)
         problem.traceback = "".join(traceback.format_exception(error)).splitlines()
     return problem
 

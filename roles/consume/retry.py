@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from roles.amqp import Properties
 from schema.duration import parse_duration
+from schema.errors import text_of
 
 ATTEMPT = "x-attempt"
 ERROR = "x-error"
@@ -111,20 +112,14 @@ def without_effects(properties: Properties, *, user: str | None) -> Properties:
 
 def describe(error: Exception) -> str:
     """The error in one line of bounded length, without the message's own values where they can be left out."""
-    try:
-        text = _text(error)
-    except Exception as failure:  # noqa: BLE001 - `__str__` is the author's of the error
-        text = f"{type(error).__name__}, whose text cannot be had: {type(failure).__name__}"
-    return one_line(text)
-
-
-def _text(error: Exception) -> str:
     if isinstance(error, Reject):
-        return str(error)
-    if isinstance(error, ValidationError):
+        text = text_of(error)
+    elif isinstance(error, ValidationError):
         found = error.errors(include_url=False, include_context=False, include_input=False)
-        return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in found)
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
+        text = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in found)
+    else:
+        text = f"{type(error).__name__}: {text_of(error)}".removesuffix(": ")
+    return one_line(text)
 
 
 def one_line(text: str) -> str:

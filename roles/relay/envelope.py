@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from base64 import b64decode
 from binascii import Error as NotBase64
+from datetime import UTC, datetime
 
 from db.outbox_relay import OutboxMessage
 from roles.amqp import Outgoing, Properties
@@ -16,6 +17,7 @@ _TEXTS = ("message_id", "type", "content_type")
 _LOOKED_AT = ("user_id", "expiration")
 _LOOKED_AT_HEADERS = (b"CC", b"BCC")
 """What the broker may close the channel over."""
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class Unsendable(ValueError):
@@ -48,6 +50,7 @@ def is_risky(message: Outgoing) -> bool:
 
 def _made(row: OutboxMessage) -> Properties:
     texts = {name: row.properties[name].encode() for name in _TEXTS if name in row.properties}
-    properties = Properties({**texts, "timestamp": int(row.created_at.timestamp()).to_bytes(8)})
+    created_at = max(row.created_at, _EPOCH)  # AMQP knows no time before it, and people write into the table
+    properties = Properties({**texts, "timestamp": int(created_at.timestamp()).to_bytes(8)})
     headers = row.properties.get("headers")
     return properties.with_headers(headers) if headers else properties

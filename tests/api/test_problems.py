@@ -274,11 +274,11 @@ async def test_an_error_whose_text_cannot_be_had_is_answered_all_the_same(
             response = await api.http.get("/api/v1/faults/raise")
         check(response, 503, "unavailable")
         [entry] = [entry for entry in logs if entry["event"] == "request not served"]
-        assert entry["reason"] == "UnspeakableOutage, whose text cannot be had: RuntimeError"
+        assert entry["reason"] == "(its text cannot be had: RuntimeError)"
         faults.error = Unspeakable()
         response = await api.http.get("/api/v1/faults/raise")
     assert response.status_code == 500
-    assert response.json()["detail"] == "Unspeakable, whose text cannot be had: RuntimeError"
+    assert response.json()["detail"] == "(its text cannot be had: RuntimeError)"
 
 
 @pytest.mark.parametrize(("error", "status", "kind"), FAILURES, ids=lambda value: type(value).__name__)

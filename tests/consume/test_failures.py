@@ -132,7 +132,7 @@ class WithoutText(Exception):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (WithoutText(), "WithoutText, whose text cannot be had: AttributeError"),
+        (WithoutText(), "WithoutText: (its text cannot be had: AttributeError)"),
         (SystemExit(3), "HandlerExited: sys.exit(3) was called"),
     ],
 )

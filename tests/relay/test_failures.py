@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from db import outbox as outbox_table
 from db.pool import Pool, connection, unit_of_work
+from db.times import EARLIEST
 from roles.amqp import Properties
 from schema.topic import Topic
 from tests.amqp.support import eventually, mute_peer, proxied
@@ -197,7 +198,7 @@ async def test_times_that_only_postgresql_knows_are_no_obstacle(
     async with relaying(pool, amqp_url) as running:
         assert sorted(await bodies(broker, 3)) == ["first", "new", "old"]
         await eventually(lambda: running.status().waiting == 1)
-        assert running.status().oldest_at == datetime(1970, 1, 1, tzinfo=UTC)
+        assert running.status().oldest_at == EARLIEST
 
 
 async def test_a_broker_that_is_away_is_waited_for_and_burns_no_attempt(

@@ -85,7 +85,7 @@ class Panic(BaseException):
 @pytest.mark.parametrize(
     ("failure", "says"),
     [
-        (Mute(), "Mute, whose text cannot be had: ZeroDivisionError"),
+        (Mute(), "Mute: (its text cannot be had: ZeroDivisionError)"),
         (Panic("index 7"), "JobBroken: Panic: index 7"),
         (BaseExceptionGroup("both", [Panic("a"), ValueError("b")]), "JobBroken: Panic: a; ValueError: b"),
         (ValueError("x" * 5_000_000), f"ValueError: {'x' * (LONGEST_LINE - 12)}"),

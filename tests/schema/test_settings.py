@@ -285,3 +285,10 @@ def test_the_password_of_a_service_is_not_shown(tmp_path: Path, url: str) -> Non
     assert loaded.settings.clients.timezone.url == url
     shown = {name: value for name, value, _ in loaded.rows()}
     assert shown["clients.timezone.url"] == shown["clients.jwks.url"] == f'"{url.replace("hunter2", "***")}"'
+
+
+def test_keys_may_be_at_a_url_with_a_query(tmp_path: Path) -> None:
+    url = "https://example.org/keys?p=policy"
+    assert load(tmp_path, environ={"APP_CLIENTS__JWKS__URL": url}).settings.clients.jwks.url == url
+    for bad in ("ftp://example.org/keys", "keys", "https://example.org/keys#2"):
+        assert "not the URL of a document" in refusal(tmp_path, environ={"APP_CLIENTS__JWKS__URL": bad})
