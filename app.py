@@ -10,7 +10,14 @@ import gc
 
 gc.disable()  # what is imported stays: to look through it again and again took a third of the start
 
+import os
 import sys
+
+for _descriptor, _name in enumerate(("stdin", "stdout", "stderr")):
+    if getattr(sys, _name) is None:  # it was closed: a socket would get its number, and libuv aborts on closing that
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # of the lowest number that is free
+        setattr(sys, _name, open(_descriptor, "r" if _name == "stdin" else "w", closefd=False))  # noqa: SIM115
+
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial

@@ -48,6 +48,13 @@ def test_help_is_good_enough_to_work_from(here: Path) -> None:
     assert "--workers" not in shown.stdout
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_what_was_started_without_standard_streams_works_all_the_same(here: Path, closed: str) -> None:
+    command = ["sh", "-c", f'"$0" "$@" {closed}', sys.executable, str(APP), "check"]
+    done = subprocess.run(command, cwd=here, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60, check=False)
+    assert done.returncode == 0
+
+
 def test_an_unknown_role_names_the_nearest(here: Path) -> None:
     refused = run(here, "--roles", "api,shedule")
     assert refused.returncode == 2
