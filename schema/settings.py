@@ -38,8 +38,8 @@ EMBEDDED = "embedded"
 IN_MEMORY = "mem://"
 """The URL of a cache in the memory of each process."""
 
-LONGEST_OF_POSTGRESQL = timedelta(milliseconds=2**31 - 1)
-"""Of its settings that are times; it refuses connections that ask for more."""
+LONGEST_WAIT = timedelta(milliseconds=2**31 - 1)
+"""What PostgreSQL takes for a setting that is a time, the kernel for a socket's, and more than a thread may wait."""
 
 LONGEST_HANDLER_TIMEOUT = timedelta(minutes=30)
 """RabbitMQ closes the channel of a consumer that keeps a message for longer (its `consumer_timeout`)."""
@@ -93,9 +93,9 @@ def _positive(value: timedelta) -> timedelta:
     return value
 
 
-def _for_postgresql(value: timedelta) -> timedelta:
-    if value > LONGEST_OF_POSTGRESQL:
-        raise ValueError("must be 24d or shorter: PostgreSQL takes no more")
+def _countable(value: timedelta) -> timedelta:
+    if value > LONGEST_WAIT:
+        raise ValueError("must be 24d or shorter: who is given it counts milliseconds in 31 bits")
     return value
 
 
@@ -211,7 +211,7 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 """Of signatures with a public key. One with a shared secret would let a public key be mistaken for the secret."""
 RoleName = Annotated[str, AfterValidator(_role)]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
-PostgresDuration = Annotated[PositiveDuration, AfterValidator(_for_postgresql)]
+Wait = Annotated[PositiveDuration, AfterValidator(_countable)]
 
 
 class Section(BaseModel):
@@ -228,9 +228,9 @@ class Database(Section):
     pool_timeout: PositiveDuration = timedelta(seconds=2)
     max_waiting: int = Field(200, ge=0)
     connect_timeout: PositiveDuration = timedelta(seconds=5)
-    statement_timeout: PostgresDuration = timedelta(seconds=30)
-    idle_in_transaction_session_timeout: PostgresDuration = timedelta(seconds=60)
-    client_connection_check_interval: PostgresDuration = timedelta(seconds=5)
+    statement_timeout: Wait = timedelta(seconds=30)
+    idle_in_transaction_session_timeout: Wait = timedelta(seconds=60)
+    client_connection_check_interval: Wait = timedelta(seconds=5)
     application_name: str = "rolecall"
     prepare_statements: bool = True
 
@@ -257,7 +257,7 @@ class Api(Section):
     max_headers_length: int = Field(16384, ge=1)
     headers_timeout: PositiveDuration = timedelta(seconds=10)
     request_timeout: PositiveDuration = timedelta(seconds=30)
-    keep_alive_timeout: PositiveDuration = timedelta(seconds=75)
+    keep_alive_timeout: Wait = timedelta(seconds=75)
     idempotency_retention: PositiveDuration = timedelta(days=1)
     cursor_key: SecretStr = SecretStr("")
     docs: bool = False
@@ -359,7 +359,7 @@ class Supervisor(Section):
     backoff_reset: PositiveDuration = timedelta(seconds=60)
     max_restarts: int = Field(0, ge=0)
     restart_window: PositiveDuration = timedelta(minutes=5)
-    blocked_loop: PositiveDuration = timedelta(seconds=1)
+    blocked_loop: Wait = timedelta(seconds=1)
 
 
 class Client(Section):

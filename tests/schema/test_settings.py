@@ -269,10 +269,16 @@ def test_what_no_browser_would_send_is_no_origin(tmp_path: Path, origin: str) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["statement_timeout", "idle_in_transaction_session_timeout", "client_connection_check_interval"]
+    "variable",
+    [
+        "APP_DATABASE__STATEMENT_TIMEOUT",
+        "APP_DATABASE__IDLE_IN_TRANSACTION_SESSION_TIMEOUT",
+        "APP_DATABASE__CLIENT_CONNECTION_CHECK_INTERVAL",
+        "APP_API__KEEP_ALIVE_TIMEOUT",
+        "APP_SUPERVISOR__BLOCKED_LOOP",
+    ],
 )
-def test_a_time_that_postgresql_would_not_take_is_refused(tmp_path: Path, name: str) -> None:
-    variable = f"APP_DATABASE__{name.upper()}"
+def test_a_time_that_postgresql_or_the_kernel_would_not_take_is_refused(tmp_path: Path, variable: str) -> None:
     assert "24d or shorter" in refusal(tmp_path, environ={variable: "25d"})
     assert "1ms or longer" in refusal(tmp_path, environ={variable: "0.4ms"})
     load(tmp_path, environ={variable: "24d"})
