@@ -20,7 +20,7 @@ cli = typer.Typer(
 )
 
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The name of a job, as `cron list` shows it.")]
-Limit = Annotated[int, typer.Option(metavar="N", min=1, help="No more than so many.")]
+Limit = Annotated[int, typer.Option(metavar="N", min=1, max=1_000_000, help="No more than so many.")]
 SINCE = "A time, or so long ago: 7d."
 
 
