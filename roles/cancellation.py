@@ -48,7 +48,9 @@ async def isolated(call: Callable[[], Awaitable[None]]) -> None:
         try:
             await call()
             done = True
-        except Exception as error:  # noqa: BLE001 - raised below, where no group can wrap it
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised below, where no group can wrap it
             failure = error
 
     async with anyio.create_task_group() as group:

@@ -3,6 +3,7 @@
 ```
 SupervisionError
 ├── UnexpectedReturn         a role returned although nobody had asked it to stop
+├── RoleBroken               a role raised what is no `Exception`
 ├── StartTimeout             it had not started in time
 ├── RestartBudgetExhausted   it failed too often, and a budget was set
 └── DrainTimeout             the drain's deadline came first
@@ -21,6 +22,10 @@ class SupervisionError(Exception):
 
 class UnexpectedReturn(SupervisionError):
     """A role returned although nobody had asked it to stop."""
+
+
+class RoleBroken(SupervisionError):
+    """A role raised what is no `Exception`, such as `SystemExit`; its cause is that."""
 
 
 class StartTimeout(SupervisionError):

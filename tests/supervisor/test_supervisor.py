@@ -36,6 +36,15 @@ E = TypeVar("E", bound=Event)
 pytestmark = pytest.mark.anyio
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+class Panic(BaseException):
+    """Such as pyo3's, which is no `Exception`."""
+
+
 class Scripted:
     """A role that does what its script says, one line per start; the last line repeats."""
 
@@ -138,9 +147,15 @@ async def test_roles_start_together_and_stop_when_asked() -> None:
         ("return", Failure.BUG, "returned although nobody had asked it to stop"),
         ("stray", Failure.BUG, "StrayCancellation: a library cancelled a task that nobody had cancelled"),
         ("marked as cancelled", Failure.BUG, "RuntimeError: marked"),
+        (Mute(), Failure.BUG, "Mute, whose text cannot be had: ZeroDivisionError"),
+        (Panic("index 7"), Failure.BUG, "Panic: index 7"),
+        (SystemExit(3), Failure.BUG, "SystemExit: 3"),
+        (BaseExceptionGroup("", [Panic("a"), KeyError("b")]), Failure.BUG, "Panic: a; KeyError: 'b'"),
     ],
 )
-async def test_whatever_ends_a_role_restarts_it_alone(script: str | Exception, failure: Failure, text: str) -> None:
+async def test_whatever_ends_a_role_restarts_it_alone(
+    script: str | BaseException, failure: Failure, text: str
+) -> None:
     bad, sibling = Scripted(script, "serve"), Scripted("serve")
     harness = Harness(spec("bad", bad), spec("sibling", sibling))
     async with harness.running():
