@@ -229,7 +229,7 @@ class ScheduleRole:
         pause = FIRST_LOOK
         while not stop.is_set():
             async with self._turns:
-                outcome = Outcome.BUSY if stop.is_set() else await self._attempt(tick)
+                outcome = Outcome.BUSY if stop.is_set() else await self._attempt(tick, stop)
             if outcome is Outcome.CLAIMED and tick.run is not None:
                 await self._carry_out(tick.run)
                 return
@@ -243,9 +243,9 @@ class ScheduleRole:
                 await self._clock.sleep(pause.total_seconds())
             pause = min(2 * pause, LOOK_AGAIN)
 
-    async def _attempt(self, tick: Tick) -> Outcome:
+    async def _attempt(self, tick: Tick, stop: anyio.Event) -> Outcome:
         try:
-            outcome = await self._runner.attempt(tick)
+            outcome = await self._runner.attempt(tick, stop=stop)
         except DatabaseUnavailable as error:
             log.warning("tick waits for the database", error=str(error))
             return Outcome.LATE if tick.seen_running is None else Outcome.BUSY

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
 
+import anyio
 import structlog
 
 from db import cron_leases, cron_pauses, cron_runs
@@ -110,15 +111,19 @@ class Runner:
         self._settings = settings
         self._tally = tally
 
-    async def attempt(self, tick: Tick) -> Outcome:
+    async def attempt(self, tick: Tick, *, stop: anyio.Event | None = None) -> Outcome:
         """Runs the tick, unless somebody has; of a long job it makes the claim only.
+
+        Params:
+            stop: when it is set nothing is begun any more, also not after a wait for a connection.
 
         Raises:
             DatabaseUnavailable: the database is away, or went away; then the run left nothing behind.
         """
         try:
             async with unit_of_work() as work:
-                outcome = await self._deal_with(tick, work)
+                drains = stop is not None and stop.is_set()
+                outcome = Outcome.BUSY if drains else await self._deal_with(tick, work)
         except _Waits:
             return Outcome.BUSY
         except BaseException as error:

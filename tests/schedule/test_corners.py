@@ -13,7 +13,7 @@ from roles.schedule.attempts import LONGEST_LINE
 from roles.schedule.policy import ROWS, Timetable, decide
 from schema.settings import Schedule as Defaults
 from tests.fakes import FakeClock
-from tests.schedule.support import SECOND, START, Witness, a_job, leave_a_trace, replicas
+from tests.schedule.support import SECOND, START, Witness, a_job, leave_a_trace, replicas, until
 
 MINUTE = timedelta(minutes=1)
 
@@ -118,3 +118,18 @@ async def test_a_timeout_that_is_longer_than_any_of_postgresql_does_no_harm(
         await clock.advance(2)
         await witness.book_has("finished")
     assert await witness.effects() == [("example", START + MINUTE)]
+
+
+@pytest.mark.anyio
+async def test_a_tick_that_waits_for_a_connection_when_the_drain_begins_is_left_to_others(
+    database_url: str, witness: Witness
+) -> None:
+    clock = FakeClock(START + timedelta(seconds=59))
+    async with replicas(database_url, [a_job(leave_a_trace)], clock, pool_size=1) as [replica]:
+        async with replica.resources.pool.connection(30):
+            await clock.advance(2)
+            await until(lambda: replica.busy > 0)
+            await until(lambda: replica.resources.pool.get_stats().get("requests_waiting", 0) > 0)
+            replica.stop.set()
+        await replica.ended.wait()
+    assert await witness.statuses() == []
