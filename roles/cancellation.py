@@ -48,7 +48,7 @@ async def isolated(call: Callable[[], Awaitable[None]]) -> None:
         try:
             await call()
             done = True
-        except (asyncio.CancelledError, KeyboardInterrupt):
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001 - raised below, where no group can wrap it
             failure = error

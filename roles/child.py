@@ -72,7 +72,7 @@ async def outcome(child: Child, task_status: TaskStatus[None]) -> Exception | No
             await isolated(partial(child.spec.build().run, task_status=task_status, stop=child.stop))
     except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this role alone
         return error
-    except (asyncio.CancelledError, KeyboardInterrupt):
+    except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
         raise
     except BaseException as error:  # noqa: BLE001 - a panic of a library in Rust, or an exit: so does this
         broken = RoleBroken(describe(error))

@@ -135,7 +135,7 @@ async def _call(job: Job, unit: Work | Run, limit: timedelta) -> Exception | Non
     except SystemExit as error:  # it would end this process, and then each other one that takes the tick over
         failure = JobExited(f"sys.exit({error.code!r}) was called")
         failure.__cause__ = error
-    except (asyncio.CancelledError, KeyboardInterrupt):
+    except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
         raise
     except BaseException as error:  # noqa: BLE001 - it would end the role, and the process with it
         failure = JobBroken(describe(error))
