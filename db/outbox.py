@@ -42,7 +42,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from db.metadata import metadata
 from db.pooled_connection import PooledConnection
 from db.query import Connection, Query
-from schema.duration import format_duration, parse_duration
+from schema.duration import LONGEST, format_duration, parse_duration
 from schema.routing import MAX_NAME
 from schema.steps import Step, reached
 from schema.topic import Topic
@@ -79,8 +79,6 @@ INSERT = Query(
 
 HEADER_INTEGERS = range(-(2**31), 2**31)
 NO_DELAY = timedelta(0)
-LONGEST_DELAY = timedelta(days=36_500)
-"""A hundred years. Python knows no date after the year 9999, and PostgreSQL none after 294276."""
 
 
 async def add(
@@ -171,9 +169,9 @@ def _headers(topic: Topic[Any], headers: Mapping[str, str | int]) -> dict[str, s
 
 def _delay(topic: Topic[Any], delay: timedelta | str) -> timedelta:
     value = parse_duration(delay)
-    if not NO_DELAY <= value <= LONGEST_DELAY:
+    if not NO_DELAY <= value <= LONGEST:
         raise ValueError(
-            f"topic {topic.name}: delay {str(delay)!r} is not between 0s and {format_duration(LONGEST_DELAY)}"
+            f"topic {topic.name}: delay {str(delay)!r} is not between 0s and {format_duration(LONGEST)}"
         )
     return value
 

@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from schema.duration import Duration
+from schema.duration import LONGEST, Duration, format_duration
 from schema.rate import Rate, RateSetting
 
 ROLES = ("api", "consume", "schedule")
@@ -90,6 +90,8 @@ def _positive(value: timedelta) -> timedelta:
         raise ValueError("must be longer than zero")
     if value < timedelta(milliseconds=1):
         raise ValueError("must be 1ms or longer: some who are given it count in milliseconds, and zero is never")
+    if value > LONGEST:
+        raise ValueError(f"must be {format_duration(LONGEST)} or less")
     return value
 
 

@@ -18,15 +18,12 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Final
 
 from roles.schedule.clocks import SECOND, first_change, first_moment, offset_at, wall_time, zone_named
 from roles.schedule.expression import parse
-from schema.duration import format_duration
+from schema.duration import LONGEST, format_duration
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-LONGEST: Final = timedelta(days=36_500)
-"""A hundred years: longer than any duration that is meant, and not beyond the dates that there are."""
 
 
 class Schedule(ABC):

@@ -17,9 +17,9 @@ from datetime import timedelta
 from typing import Any, Final, Literal, TypedDict, Unpack
 
 from db.pool import Work
-from roles.schedule.cron import LONGEST, CronSchedule, IntervalSchedule, Schedule
+from roles.schedule.cron import CronSchedule, IntervalSchedule, Schedule
 from roles.schedule.run import Run
-from schema.duration import format_duration, parse_duration
+from schema.duration import LONGEST, format_duration, parse_duration
 from schema.errors import ConfigurationError
 from schema.settings import Schedule as Defaults
 

@@ -21,9 +21,8 @@ from hashlib import blake2b
 from typing import Final
 
 from db.cron_gaps import BookedTick
-from roles.schedule.cron import LONGEST
 from roles.schedule.declarations import ZERO, Job, Terms
-from schema.duration import format_duration
+from schema.duration import LONGEST, format_duration
 
 ON_TIME: Final = timedelta(seconds=1)
 """How late a tick may start that is not to be taken for a part of a gap which has just ended."""
