@@ -50,6 +50,9 @@ ConfigFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 
+MOST = 2**31 - 1
+"""The largest number that a `--limit` may be: PostgreSQL is asked with it."""
+
 Row = Mapping[str, Any]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.command import ConfigFile, Json, exit_with, load
+from commands.command import MOST, ConfigFile, Json, exit_with, load
 from db.cron_runs import RunStatus
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ cli = typer.Typer(
 )
 
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The name of a job, as `cron list` shows it.")]
-Limit = Annotated[int, typer.Option(metavar="N", min=1, max=1_000_000, help="No more than so many.")]
+Limit = Annotated[int, typer.Option(metavar="N", min=1, max=MOST, help="No more than so many.")]
 SINCE = "A time, or so long ago: 7d."
 
 

@@ -7,20 +7,29 @@ from typing import Annotated
 
 import typer
 
-from commands.command import ConfigFile, Json, Yes, exit_with, load, who
+from commands.command import MOST, ConfigFile, Json, Yes, exit_with, load, who
 from commands.parked.selection import Selection, StatusChoice
 from db.parked_messages import Status
 
 cli = typer.Typer(help="Find, understand, mend and replay parked messages.", no_args_is_help=True)
 
-Id = Annotated[int, typer.Argument(metavar="ID", help="The number of a message, as `parked list` shows it.")]
-Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Numbers, as `parked list` shows them.")]
+LARGEST = 2**63 - 1
+"""The last number that the column has."""
+
+Id = Annotated[
+    int,
+    typer.Argument(metavar="ID", min=1, max=LARGEST, help="The number of a message, as `parked list` shows it."),
+]
+Ids = Annotated[
+    list[int] | None,
+    typer.Argument(metavar="[ID]...", min=1, max=LARGEST, help="Numbers, as `parked list` shows them."),
+]
 Queue = Annotated[str | None, typer.Option(metavar="QUEUE", help="Only those of this consumer.")]
 Error = Annotated[str | None, typer.Option(metavar="TEXT", help="Only those whose error contains this.")]
 Older = Annotated[str | None, typer.Option(metavar="AGE", help="Only those parked longer ago: 2h.")]
 Newer = Annotated[str | None, typer.Option(metavar="AGE", help="Only those parked more recently: 1d.")]
 All = Annotated[bool, typer.Option("--all", help="All of them, if no id and no filter says which.")]
-Oldest = Annotated[int | None, typer.Option(metavar="N", min=1, help="The oldest so many.")]
+Oldest = Annotated[int | None, typer.Option(metavar="N", min=1, max=MOST, help="The oldest so many.")]
 InStatus = Annotated[Status, typer.Option(help="Those that are in this state.")]
 Note = Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for those who look at it later.")]
 By = Annotated[str | None, typer.Option(metavar="NAME", help="Who does it; by default login@host.")]
@@ -36,7 +45,7 @@ def list_messages(
     older: Older = None,
     newer: Newer = None,
     status: Annotated[StatusChoice, typer.Option(help="Those that are in this state.")] = StatusChoice.OPEN,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest so many.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=MOST, help="The newest so many.")] = 50,
     as_json: Json = False,
 ) -> None:
     """Show what is in the parking lot, the newest first."""
