@@ -59,11 +59,12 @@ Row = Mapping[str, Any]
 def load(
     context: typer.Context, config_file: Path | None = None, flags: Mapping[str, Any] | None = None
 ) -> LoadedSettings:
-    """The settings in force; `--config` may stand before or after the verb.
+    """The settings in force, for a verb whose arguments are text; `--config` may stand before or after the verb.
 
     Raises:
-        typer.Exit: they are wrong; what is wrong was printed.
+        typer.Exit: they are wrong, or an argument is no text; what is wrong was printed.
     """
+    _refuse_bytes(context)
     try:
         return load_settings(flags=flags, config=config_file or context.obj, environ=os.environ)
     except ConfigurationError as error:
@@ -85,6 +86,27 @@ def exit_with(main: Callable[[Settings], Coroutine[Any, Any, int]], settings: Se
             raise
         raise failure(describe(error), 2 if kind is Failure.CONFIGURATION else 1) from None
     raise typer.Exit(code)
+
+
+def _refuse_bytes(context: typer.Context) -> None:
+    """Of an argument that is no UTF-8 Python makes a text that can be neither stored nor printed."""
+    for parameter in context.command.params:
+        if parameter.metavar == "FILE":  # the name of a file is whatever the system says
+            continue
+        given = context.params.get(parameter.name or "")
+        for value in given if isinstance(given, list | tuple) else (given,):
+            if isinstance(value, str) and not _is_text(value):
+                option = parameter.param_type_name == "option"
+                name = max(parameter.opts, key=len) if option else parameter.metavar or parameter.name
+                raise failure(f"{name}: {os.fsencode(value)!r} is no UTF-8", 2)
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _exit_in(error: Exception) -> typer.Exit | None:
@@ -193,7 +215,7 @@ def who() -> str:
         login = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         login = str(os.getuid())
-    return f"{login}@{socket.gethostname()}"
+    return f"{login}@{socket.gethostname()}".encode(errors="replace").decode()
 
 
 def _print(table: Table) -> None:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 import typer
 
-from commands.command import confirm, database, exit_with, failure, print_json, show
+from commands.command import confirm, database, exit_with, failure, print_json, show, who
 from db.pool import connection
 from schema.errors import ConfigurationError, DependencyUnavailable
 from schema.settings import Settings
@@ -80,6 +80,11 @@ def test_without_a_terminal_nobody_is_asked(capsys: pytest.CaptureFixture[str]) 
         confirm("Drop all?", yes=False)
     assert ended.value.exit_code == 2
     assert "add --yes" in capsys.readouterr().err
+
+
+def test_a_login_that_is_no_text_can_be_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "caf\udce9")
+    assert who().startswith("caf?@")
 
 
 @pytest.mark.anyio
