@@ -178,8 +178,12 @@ def show_text(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Prints JSON, with times as ISO 8601, and with escapes for what a terminal would act on."""
-    text = json.dumps(to_jsonable_python(value), indent=2, ensure_ascii=False)
+    """Prints JSON, with times as ISO 8601, and with escapes for what a terminal would act on.
+
+    Numbers that JSON does not have, such as NaN, are null.
+    """
+    plain = json.loads(json.dumps(to_jsonable_python(value)), parse_constant=lambda _: None)
+    text = json.dumps(plain, indent=2, ensure_ascii=False)
     typer.echo("".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from datetime import timedelta
 from time import perf_counter
@@ -48,7 +50,10 @@ class RehearsedWork(Work):
     ) -> str:
         """As `Work.publish`."""
         message_id = await Work.publish(self, topic, message, delay=delay, headers=headers)
-        shown: dict[str, object] = {"topic": topic.name, "message": message.model_dump(mode="json")}
+        shown: dict[str, object] = {
+            "topic": topic.name,
+            "message": json.loads(message.model_dump_json(by_alias=True)),
+        }
         if delay is not None:
             shown["delay"] = str(delay)
         if headers:
@@ -108,7 +113,8 @@ async def _rehearsed(consumer: Consumer[Any], body: bytes, limit: timedelta) -> 
             began = perf_counter()
             try:
                 async with asyncio.timeout(limit.total_seconds()):
-                    await consumer.handler(consumer.alone(message), rehearsed)
+                    with redirect_stdout(sys.stderr):  # standard output is for what is told of it
+                        await consumer.handler(consumer.alone(message), rehearsed)
                     await work.connection.execute(b"SET CONSTRAINTS ALL IMMEDIATE")  # or they would fail at a commit
             except Exception as error:  # noqa: BLE001 - whatever a handler raises is what is wanted here
                 outcome.error = describe(error)

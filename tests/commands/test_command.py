@@ -74,6 +74,12 @@ def test_json_keeps_text_as_people_wrote_it(capsys: pytest.CaptureFixture[str]) 
     assert json.loads(capsys.readouterr().out)["text"] == "é"
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_json_does_not_have_is_null(number: float, capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"mean": [number]})
+    assert "".join(capsys.readouterr().out.split()) == '{"mean":[null]}'
+
+
 def test_without_a_terminal_nobody_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
     confirm("Drop all?", yes=True)
     with pytest.raises(typer.Exit) as ended:

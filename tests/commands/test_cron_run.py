@@ -22,6 +22,7 @@ from tests.commands.support import Output, set_pause
 
 @cron("0 0 1 1 *", timezone="Europe/Berlin")
 async def count(work: Work) -> None:
+    print("one more")  # noqa: T201
     await work.connection.execute("INSERT INTO student (name) VALUES ('Ada')")
 
 
@@ -59,7 +60,7 @@ async def test_a_job_is_run_although_it_is_paused(
     settings: Settings, database_url: str, out: Output, name: str
 ) -> None:
     set_pause(database_url, name, None)
-    code, run = await outcome(settings, out, name)
+    code, run = await outcome(settings, out, name)  # JSON, whatever the job prints
     assert code == 0
     assert (run["status"], run["trigger"], run["attempts"]) == ("finished", "manual", 1)
     assert "@" in run["triggered_by"]

@@ -23,7 +23,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
-from pydantic import SecretStr
+from pydantic import BaseModel, Field, SecretStr
 
 from commands.command import who
 from commands.parked.acts import drop, replay
@@ -39,6 +39,7 @@ from roles.amqp import Properties
 from roles.consume import Delivery, consumer
 from schema.settings import Database, Settings
 from schema.students import STUDENT_CREATED, NewStudent, StudentCreated
+from schema.topic import Topic
 from tests.e2e.support import APP, ROOT
 
 pytestmark = pytest.mark.anyio
@@ -79,7 +80,20 @@ async def enrol_all(messages: list[NewStudent], work: Work) -> None:
         await students.create(work.connection, message)
 
 
-CONSUMERS = (enrol, ship, enrol_all)
+class Grade(BaseModel):
+    mean: float = Field(alias="average")
+
+
+GRADES = Topic("grades", Grade, exchange="", routing_key="grades")
+
+
+@consumer("chatty")
+async def chat(message: NewStudent, work: Work) -> None:
+    print("hello", message.name)  # noqa: T201
+    await work.publish(GRADES, Grade(average=float("nan")))
+
+
+CONSUMERS = (enrol, ship, enrol_all, chat)
 
 
 @pytest.fixture(scope="module")
@@ -423,6 +437,25 @@ async def test_a_rehearsal_that_fails_says_how(
     assert await rehearse(settings, parked_id=1, consumers=CONSUMERS, as_json=False) == 1
     assert error in out()
     assert rows(database_url, "SELECT id FROM student") == []
+
+
+async def test_whatever_a_handler_prints_or_publishes_standard_output_is_json(
+    settings: Settings, fill: Fill, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    await fill(queue="chatty")
+    assert await rehearse(settings, parked_id=1, consumers=CONSUMERS, as_json=True) == 0
+    printed = capsys.readouterr()
+    told = json.loads(printed.out, parse_constant=refuse)
+    assert told["published"] == [{"topic": "grades", "message": {"average": None}}], "as it would be sent"
+    assert "hello Ada" in printed.err
+    assert await rehearse(settings, parked_id=1, consumers=CONSUMERS, as_json=False) == 0
+    printed = capsys.readouterr()
+    assert "hello Ada" not in printed.out
+    assert 'grades {"average": null}' in printed.out
+    assert "hello Ada" in printed.err
 
 
 @pytest.mark.parametrize(
