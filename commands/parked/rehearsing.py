@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 import traceback
@@ -15,14 +14,14 @@ from typing import Any
 
 import typer
 from psycopg.pq import TransactionStatus
-from pydantic import BaseModel, ValidationError
 
 from clients import open_clients
 from commands.command import database, failure, print_json, show_fields, show_text
 from commands.parked.showing import found
 from db import parked_messages
-from db.pool import Work, connection, unit_of_work
+from db.pool import DatabaseUnavailable, Work, connection, unit_of_work
 from roles.consume import Consumer
+from roles.consume.attempt import Attempt, Undecodable
 from roles.consume.retry import describe
 from schema.duration import parse_duration
 from schema.settings import Settings
@@ -102,20 +101,21 @@ async def rehearse(settings: Settings, *, parked_id: int, consumers: Sequence[Co
 
 
 async def _rehearsed(consumer: Consumer[Any], body: bytes, limit: timedelta) -> Outcome:
-    try:
-        message: BaseModel = consumer.model().model_validate_json(body)
-    except ValidationError as error:
-        return Outcome(error=describe(error))
+    attempt = Attempt(consumer, limit)
     outcome = Outcome()
+    try:
+        message = attempt.decode(body)
+    except Undecodable as error:
+        return Outcome(error=str(error))
     try:
         async with unit_of_work() as work:
             rehearsed = RehearsedWork(work.connection)
             began = perf_counter()
             try:
-                async with asyncio.timeout(limit.total_seconds()):
-                    with redirect_stdout(sys.stderr):  # standard output is for what is told of it
-                        await consumer.handler(consumer.alone(message), rehearsed)
-                    await work.connection.execute(b"SET CONSTRAINTS ALL IMMEDIATE")  # or they would fail at a commit
+                with redirect_stdout(sys.stderr):  # standard output is for what is told of it
+                    attempt.key_of(message)
+                    await attempt.handle(consumer.alone(message), rehearsed)
+                await work.connection.execute(b"SET CONSTRAINTS ALL IMMEDIATE")  # or they would fail at a commit
             except Exception as error:  # noqa: BLE001 - whatever a handler raises is what is wanted here
                 outcome.error = describe(error)
                 outcome.trace = "".join(traceback.format_exception(error))
@@ -128,6 +128,11 @@ async def _rehearsed(consumer: Consumer[Any], body: bytes, limit: timedelta) -> 
                 raise failure("the handler has ended the transaction by itself: what it did may be there to stay", 1)
             raise _RollBack
     except _RollBack:
+        return outcome
+    except DatabaseUnavailable as error:
+        if not isinstance(error.__cause__, _RollBack):
+            raise
+        outcome.error = outcome.error or "the connection of its transaction is gone"
         return outcome
 
 

@@ -77,7 +77,7 @@ class Attempt:
             Exception: see the table above.
         """
         message = self.decode(body)
-        self._key_of(message)
+        self.key_of(message)
         for _ in range(CONFLICT_TRIES - 1):
             try:
                 return await self._try(message, properties)
@@ -100,11 +100,16 @@ class Attempt:
     def lane(self, delivery: amqp.Delivery) -> Hashable:
         """What the consumer's key says, for the intake. None if nothing can be said; `__call__` then raises why."""
         try:
-            return self._key_of(self.decode(delivery.body))
+            return self.key_of(self.decode(delivery.body))
         except Exception:  # noqa: BLE001 - a key is a function of the user's
             return None
 
-    def _key_of(self, message: BaseModel) -> Hashable:
+    def key_of(self, message: BaseModel) -> Hashable:
+        """What the consumer's key says of a message; None if it has none.
+
+        Raises:
+            Exception: it is a function of the user's, and what it returns must be hashable and comparable.
+        """
         key = None if self._key is None else self._key(message)
         hash(key)
         bool(key == key)  # noqa: PLR0124 - the lanes are a dict, which would raise in the middle of taking it in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -10,10 +11,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import hypothesis
@@ -93,7 +95,28 @@ async def chat(message: NewStudent, work: Work) -> None:
     await work.publish(GRADES, Grade(average=float("nan")))
 
 
-CONSUMERS = (enrol, ship, enrol_all, chat)
+@consumer("odd")
+async def do_as_told(message: NewStudent, work: Work) -> None:
+    await students.create(work.connection, message)
+    if message.name == "cancelled":
+        raise asyncio.CancelledError
+    if message.name == "exited":
+        sys.exit(3)
+    if message.name == "timed out":
+        await asyncio.sleep(3600)  # noqa: TID251 - as a handler may
+    if message.name == "terminated":
+        await work.connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    if message.name == "terminated, and caught":
+        with suppress(psycopg.OperationalError):
+            await work.connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+@consumer("unkeyed", key=lambda message: cast("Any", [message.name]))
+async def keyed(message: NewStudent, work: Work) -> None:
+    raise AssertionError("its key fails before")
+
+
+CONSUMERS = (enrol, ship, enrol_all, chat, do_as_told, keyed)
 
 
 @pytest.fixture(scope="module")
@@ -437,6 +460,38 @@ async def test_a_rehearsal_that_fails_says_how(
     assert await rehearse(settings, parked_id=1, consumers=CONSUMERS, as_json=False) == 1
     assert error in out()
     assert rows(database_url, "SELECT id FROM student") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("cancelled", "StrayCancellation: the handler ended as if it had been cancelled, but nobody had"),
+        ("exited", "HandlerExited: sys.exit(3) was called"),
+        ("timed out", "HandlerTimeout: the handler had not ended after 1s"),
+        ("terminated", "AdminShutdown: terminating connection due to administrator command"),
+        ("terminated, and caught", "the connection is closed"),
+    ],
+)
+async def test_a_rehearsal_of_a_handler_that_ends_in_an_odd_way_says_how(
+    settings: Settings, fill: Fill, out: Out, database_url: str, name: str, error: str
+) -> None:
+    settings = settings.model_copy(
+        update={"consume": settings.consume.model_copy(update={"handler_timeout": timedelta(seconds=1)})}
+    )
+    await fill(json.dumps({"name": name}).encode(), queue="odd")
+    assert await rehearse(settings, parked_id=1, consumers=CONSUMERS, as_json=True) == 1
+    told = json.loads(out())
+    assert told["result"] == "failed"
+    assert error in told["error"]
+    assert await rehearse(settings, parked_id=1, consumers=CONSUMERS, as_json=False) == 1
+    assert error in out()
+    assert rows(database_url, "SELECT id FROM student") == []
+
+
+async def test_a_rehearsal_tells_that_the_key_fails(settings: Settings, fill: Fill, out: Out) -> None:
+    await fill(queue="unkeyed")
+    assert await rehearse(settings, parked_id=1, consumers=CONSUMERS, as_json=True) == 1
+    assert json.loads(out())["error"] == "TypeError: unhashable type: 'list'"
 
 
 async def test_whatever_a_handler_prints_or_publishes_standard_output_is_json(
