@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 import typer
+from psycopg.errors import InvalidSavepointSpecification, NoActiveSqlTransaction
 from psycopg.pq import TransactionStatus
 
 from clients import open_clients
@@ -31,6 +32,9 @@ _TOUCHED = b"""
     SELECT relname, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_xact_user_tables
     WHERE n_tup_ins + n_tup_upd + n_tup_del > 0 AND relname <> 'outbox' ORDER BY relname
 """
+_BEGUN = b"SAVEPOINT rolecall_rehearsal"
+_UNDO = b"ROLLBACK TO SAVEPOINT rolecall_rehearsal"
+"""It fails in any other transaction than the one that the savepoint is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,7 @@ async def _rehearsed(consumer: Consumer[Any], body: bytes, limit: timedelta) -> 
         return Outcome(error=str(error))
     try:
         async with unit_of_work() as work:
+            await work.connection.execute(_BEGUN)
             rehearsed = RehearsedWork(work.connection)
             began = perf_counter()
             try:
@@ -124,8 +129,8 @@ async def _rehearsed(consumer: Consumer[Any], body: bytes, limit: timedelta) -> 
             state = work.connection.pgconn.transaction_status
             if state == TransactionStatus.INTRANS:
                 outcome.rows = await _touched(work)
-            elif state == TransactionStatus.IDLE:
-                raise failure("the handler has ended the transaction by itself: what it did may be there to stay", 1)
+            if state not in (TransactionStatus.UNKNOWN, TransactionStatus.ACTIVE):
+                await _check_begun(work, outcome)
             raise _RollBack
     except _RollBack:
         return outcome
@@ -134,6 +139,21 @@ async def _rehearsed(consumer: Consumer[Any], body: bytes, limit: timedelta) -> 
             raise
         outcome.error = outcome.error or "the connection of its transaction is gone"
         return outcome
+
+
+async def _check_begun(work: Work, outcome: Outcome) -> None:
+    """Has the transaction that was begun for the handler undo all, if it is still that one.
+
+    Raises:
+        typer.Exit: the handler has ended it, and may have begun another.
+    """
+    try:
+        await work.connection.execute(_UNDO)
+    except (NoActiveSqlTransaction, InvalidSavepointSpecification):
+        failed = "" if outcome.error is None else f". It then failed with {outcome.error}"
+        raise failure(
+            f"the handler has ended the transaction by itself: what it did may be there to stay{failed}", 1
+        ) from None
 
 
 async def _touched(work: Work) -> dict[str, str]:

@@ -109,6 +109,18 @@ async def do_as_told(message: NewStudent, work: Work) -> None:
     if message.name == "terminated, and caught":
         with suppress(psycopg.OperationalError):
             await work.connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    for statement in ENDINGS.get(message.name, ()):
+        await work.connection.execute(statement)
+
+
+ENDINGS = {
+    "ended": (b"COMMIT",),
+    "begun anew": (b"COMMIT", b"BEGIN"),
+    "in one piece": (b"COMMIT; BEGIN; SAVEPOINT mine",),
+    "chained": (b"COMMIT AND CHAIN",),
+    "failed then": (b"COMMIT", b"BEGIN", b"SELECT 1/0"),
+    "rolled back": (b"ROLLBACK", b"BEGIN"),
+}
 
 
 @consumer("unkeyed", key=lambda message: cast("Any", [message.name]))
@@ -492,6 +504,21 @@ async def test_a_rehearsal_tells_that_the_key_fails(settings: Settings, fill: Fi
     await fill(queue="unkeyed")
     assert await rehearse(settings, parked_id=1, consumers=CONSUMERS, as_json=True) == 1
     assert json.loads(out())["error"] == "TypeError: unhashable type: 'list'"
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+@pytest.mark.parametrize("as_json", [False, True])
+async def test_a_handler_that_ends_the_transaction_of_its_rehearsal_is_found_out(
+    settings: Settings, fill: Fill, capsys: pytest.CaptureFixture[str], name: str, *, as_json: bool
+) -> None:
+    await fill(json.dumps({"name": name}).encode(), queue="odd")
+    with pytest.raises(typer.Exit) as ended:
+        await rehearse(settings, parked_id=1, consumers=CONSUMERS, as_json=as_json)
+    assert ended.value.exit_code == 1
+    printed = capsys.readouterr()
+    assert "error: the handler has ended the transaction by itself: what it did may be there to stay" in printed.err
+    assert ("division by zero" in printed.err) is (name == "failed then")
+    assert printed.out == ""
 
 
 async def test_whatever_a_handler_prints_or_publishes_standard_output_is_json(
