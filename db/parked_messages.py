@@ -120,6 +120,8 @@ class Found(BaseModel):
 
     id: int
     queue: str
+    size: int
+    """Bytes of the body."""
 
 
 class OpenCount(BaseModel):
@@ -202,9 +204,10 @@ _new = (
     .table_valued(*_stored, name="new")
     .render_derived()
 )
+_size = func.octet_length(_row.body).label("size")
 _summary = (
     *(column for column in _row if column.name not in ("body", "properties", "broker", "parking", "fingerprint")),
-    func.octet_length(_row.body).label("size"),
+    _size,
 )
 _one = _row.id == bindparam("id_")
 ARCHIVE = Query(
@@ -217,7 +220,7 @@ GET = Query(select(parked_message).where(_one))
 LIST = Query(select(*_summary).where(_filtered()).order_by(_row.id.desc()).limit(bindparam("limit", None, Integer)))
 COUNT = Query(select(func.count()).select_from(parked_message).where(_filtered()))
 FIND = Query(
-    select(_row.id, _row.queue).where(_filtered()).order_by(_row.id).limit(bindparam("limit", None, Integer))
+    select(_row.id, _row.queue, _size).where(_filtered()).order_by(_row.id).limit(bindparam("limit", None, Integer))
 )
 OTHERS = Query(
     select(*_summary)

@@ -8,7 +8,7 @@ people who want the same message one gets it.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -19,7 +19,7 @@ from commands.command import confirm, database, failure
 from commands.parked.selection import Selection, counted
 from db import outbox, parked_acts, parked_messages
 from db.parked_acts import Act
-from db.parked_messages import ParkedMessage, Status
+from db.parked_messages import Found, ParkedMessage, Status
 from db.pool import Work, connection, unit_of_work
 from roles.consume.parking import to_be_replayed
 from schema.rate import parse_rate
@@ -27,6 +27,8 @@ from schema.settings import Settings
 
 AT_ONCE = 100
 """Messages in one transaction."""
+MAX_BYTES = 4 * 1024 * 1024
+"""Of their bodies together, all of which are in memory; one message is taken whatever its size."""
 
 Do = Callable[[Work, Sequence[ParkedMessage]], Awaitable[None]]
 
@@ -68,22 +70,34 @@ async def _act(
         return 0
     known = f" {len(applied)} of them took effect meanwhile, and will be dropped as duplicates." if applied else ""
     confirm(f"{verb} {counted(found)}?{known}", yes=yes)
-    ids = [each.id for each in found]
     at_once = AT_ONCE if pace is None else min(AT_ONCE, math.ceil(pace / 10))
     count = 0
     try:
         due = anyio.current_time()
-        for start in range(0, len(ids), at_once):
+        for few in _batches(found, at_once):
             if pace is not None:
                 await anyio.sleep(max(0.0, due - anyio.current_time()))
-                due = anyio.current_time() + at_once / pace  # what was held up is not made up for
-            few = ids[start : start + at_once]
-            count += await done(few, selection.status, how_many=len(ids))
+                due = anyio.current_time() + len(few) / pace  # what was held up is not made up for
+            count += await done(few, selection.status, how_many=len(found))
     finally:
         past = {"Replay": "replayed", "Drop": "dropped"}[verb]
-        rest = "" if count == len(ids) else f" of {len(ids)}; the others are as they were, or somebody else's by now"
-        typer.echo(f"{past} {count}{rest}")
+        others = f" of {len(found)}; the others are as they were, or somebody else's by now"
+        typer.echo(f"{past} {count}{'' if count == len(found) else others}")
     return 0
+
+
+def _batches(found: Sequence[Found], at_once: int) -> Iterator[list[int]]:
+    """Their ids, as many at a time as go into one transaction."""
+    batch: list[int] = []
+    size = 0
+    for each in found:
+        if batch and (len(batch) == at_once or size + each.size > MAX_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(each.id)
+        size += each.size
+    if batch:
+        yield batch
 
 
 async def _do(

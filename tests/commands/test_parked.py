@@ -310,6 +310,17 @@ async def test_what_was_replayed_when_it_is_interrupted_is_marked_and_the_rest_i
     assert len(rows(database_url, "SELECT id FROM outbox")) == 20
 
 
+@pytest.mark.parametrize("do", [do_replay, do_drop])
+async def test_large_messages_are_done_a_few_at_a_time(
+    settings: Settings, fill: Fill, database_url: str, do: Callable[..., Any]
+) -> None:
+    for megabytes in (3, 3, 9, 1, 1, 1):
+        await fill(b"x" * megabytes * 1024 * 1024)
+    assert await do(settings, selection=Selection(everything=True)) == 0
+    together = rows(database_url, "SELECT count(*) AS n FROM parked_message GROUP BY xmin::text ORDER BY min(id)")
+    assert [each["n"] for each in together] == [1, 1, 1, 3]
+
+
 async def test_a_rate_spreads_messages_over_time(settings: Settings, fill: Fill, database_url: str) -> None:
     for _ in range(4):
         await fill()
