@@ -2,7 +2,7 @@
 
 A few at a time, in one transaction with their record (`db.parked_acts`) and, for a replay, with their rows in the
 outbox. So it can be interrupted anywhere: what was done is done and written down, and the rest is as it was. Of two
-people who want the same message one gets it.
+people who want the same message one gets it. A message that cannot be sent is told, and holds up no other.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from operator import attrgetter
 
 import anyio
 import typer
@@ -30,7 +31,8 @@ AT_ONCE = 100
 MAX_BYTES = 4 * 1024 * 1024
 """Of their bodies together, all of which are in memory; one message is taken whatever its size."""
 
-Do = Callable[[Work, Sequence[ParkedMessage]], Awaitable[None]]
+Do = Callable[[Work, Sequence[ParkedMessage]], Awaitable[dict[int, typer.Exit]]]
+"""Does it; returns the ids of those messages that it cannot be done with, whose errors were printed."""
 
 
 async def replay(
@@ -57,7 +59,7 @@ async def drop(settings: Settings, *, selection: Selection, note: str | None, by
 async def _act(
     verb: str,
     selection: Selection,
-    done: Callable[..., Awaitable[int]],
+    done: Callable[..., Awaitable[tuple[int, list[typer.Exit]]]],
     *,
     pace: float | None,
     yes: bool,
@@ -72,17 +74,22 @@ async def _act(
     confirm(f"{verb} {counted(found)}?{known}", yes=yes)
     at_once = AT_ONCE if pace is None else min(AT_ONCE, math.ceil(pace / 10))
     count = 0
+    refused: list[typer.Exit] = []
     try:
         due = anyio.current_time()
         for few in _batches(found, at_once):
             if pace is not None:
                 await anyio.sleep(max(0.0, due - anyio.current_time()))
                 due = anyio.current_time() + len(few) / pace  # what was held up is not made up for
-            count += await done(few, selection.status, how_many=len(found))
+            successes, failures = await done(few, selection.status, how_many=len(found))
+            count += successes
+            refused += failures
     finally:
         past = {"Replay": "replayed", "Drop": "dropped"}[verb]
         others = f" of {len(found)}; the others are as they were, or somebody else's by now"
         typer.echo(f"{past} {count}{'' if count == len(found) else others}")
+    if refused:
+        raise max(refused, key=attrgetter("exit_code"))
     return 0
 
 
@@ -102,7 +109,7 @@ def _batches(found: Sequence[Found], at_once: int) -> Iterator[list[int]]:
 
 async def _do(
     do: Do,
-    ids: Sequence[int],
+    these: Sequence[int],
     expected: Status,
     *,
     act: Act,
@@ -110,27 +117,30 @@ async def _do(
     by: str,
     note: str | None,
     how_many: int,
-) -> int:
-    """Does it with those of the messages that still are what they were; returns how many."""
+) -> tuple[int, list[typer.Exit]]:
+    """Does it with those of the messages that still are what they were; returns how many, and what was refused."""
     async with unit_of_work() as work:
-        rows = await parked_messages.lock(work.connection, ids, status=expected)
-        await do(work, rows)
-        locked = [row.id for row in rows]
-        await parked_messages.resolve(work.connection, locked, status=status, by=by, note=note)
-        await parked_acts.record(work.connection, locked, act, who=by, how_many=how_many, note=note)
-    return len(locked)
+        rows = await parked_messages.lock(work.connection, these, status=expected)
+        refused = await do(work, rows)
+        ids = [row.id for row in rows if row.id not in refused]
+        await parked_messages.resolve(work.connection, ids, status=status, by=by, note=note)
+        await parked_acts.record(work.connection, ids, act, who=by, how_many=how_many, note=note)
+    return len(ids), list(refused.values())
 
 
-async def _into_outbox(work: Work, rows: Sequence[ParkedMessage], *, brokers: Sequence[str]) -> None:
+async def _into_outbox(work: Work, rows: Sequence[ParkedMessage], *, brokers: Sequence[str]) -> dict[int, typer.Exit]:
+    refused: dict[int, typer.Exit] = {}
     for row in rows:
         if row.broker not in brokers:
-            raise failure(
+            refused[row.id] = failure(
                 f"message {row.id} is for the broker {row.broker!r}, which [amqp.{row.broker}] is to name", 2
             )
+            continue
         try:
             properties = to_be_replayed(row)
         except ValueError as error:
-            raise failure(f"message {row.id} cannot be sent: {error}", 1) from None
+            refused[row.id] = failure(f"message {row.id} cannot be sent: {error}", 1)
+            continue
         await outbox.add_encoded(
             work.connection,
             broker=row.broker,
@@ -141,7 +151,9 @@ async def _into_outbox(work: Work, rows: Sequence[ParkedMessage], *, brokers: Se
             message_id=properties.text("message_id"),
         )
         work.brokers.add(row.broker)
+    return refused
 
 
-async def _nothing(work: Work, rows: Sequence[ParkedMessage]) -> None:
+async def _nothing(_work: Work, _rows: Sequence[ParkedMessage]) -> dict[int, typer.Exit]:
     """A message that is dropped goes nowhere."""
+    return {}

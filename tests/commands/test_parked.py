@@ -349,6 +349,34 @@ async def test_a_message_for_a_broker_that_is_not_configured_stays(
     assert states(database_url) == {1: "open"}
 
 
+MALFORMED = Properties.decode(b"\x20\x00\x00\x00\x00\x02\x09x")
+"""Headers of two octets, a name of nine."""
+
+
+@pytest.mark.parametrize(("status", "fields"), [(2, {"broker": "gone"}), (1, {"properties": MALFORMED})])
+async def test_a_message_that_cannot_be_sent_holds_up_no_other(
+    settings: Settings,
+    fill: Fill,
+    database_url: str,
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    fields: dict[str, Any],
+) -> None:
+    await fill()
+    await fill(**fields)
+    await fill()
+    with pytest.raises(typer.Exit) as ended:
+        await do_replay(settings, selection=Selection(everything=True))
+    assert ended.value.exit_code == status
+    printed = capsys.readouterr()
+    assert "error: message 2 " in printed.err
+    assert "replayed 2 of 3" in printed.out
+    assert states(database_url) == {1: "replayed", 2: "open", 3: "replayed"}
+    assert len(rows(database_url, "SELECT id FROM outbox")) == 2
+    acts = rows(database_url, "SELECT parked_message_id AS id FROM parked_act ORDER BY 1")
+    assert [act["id"] for act in acts] == [1, 3]
+
+
 async def test_dropped_messages_can_be_had_back(settings: Settings, fill: Fill, database_url: str) -> None:
     for _ in range(3):
         await fill()
