@@ -104,6 +104,8 @@ async def do_as_told(message: NewStudent, work: Work) -> None:
         sys.exit(3)
     if message.name == "timed out":
         await asyncio.sleep(3600)  # noqa: TID251 - as a handler may
+    if message.name == "in a long statement":
+        await work.connection.execute("SELECT pg_sleep(3600)")
     if message.name == "terminated":
         await work.connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
     if message.name == "terminated, and caught":
@@ -519,6 +521,7 @@ async def test_a_rehearsal_that_fails_says_how(
         ("cancelled", "StrayCancellation: the handler ended as if it had been cancelled, but nobody had"),
         ("exited", "HandlerExited: sys.exit(3) was called"),
         ("timed out", "HandlerTimeout: the handler had not ended after 1s"),
+        ("in a long statement", "HandlerTimeout: the handler had not ended after 1s"),
         ("terminated", "AdminShutdown: terminating connection due to administrator command"),
         ("terminated, and caught", "the connection is closed"),
     ],
