@@ -43,6 +43,7 @@ from roles.logs import configure
 from schema.errors import ConfigurationError
 from schema.settings import EMBEDDED, Settings, current_settings
 from schema.settings_sources import LoadedSettings, load_settings
+from schema.text import is_storable
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Read settings from this file, not ./config.toml.")
@@ -95,18 +96,10 @@ def _refuse_bytes(context: typer.Context) -> None:
             continue
         given = context.params.get(parameter.name or "")
         for value in given if isinstance(given, list | tuple) else (given,):
-            if isinstance(value, str) and not _is_text(value):
+            if isinstance(value, str) and not is_storable(value):
                 option = parameter.param_type_name == "option"
-                name = max(parameter.opts, key=len) if option else parameter.metavar or parameter.name
+                name = max(parameter.opts, key=len) if option else parameter.metavar or str(parameter.name).upper()
                 raise failure(f"{name}: {os.fsencode(value)!r} is no UTF-8", 2)
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _exit_in(error: Exception) -> typer.Exit | None:

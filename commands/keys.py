@@ -16,7 +16,6 @@ from db.pool import connection
 from schema.duration import format_duration, parse_duration
 from schema.meant import meant
 from schema.settings import Settings
-from schema.text import storable
 
 cli = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 
@@ -36,8 +35,8 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key and print it. Nobody can find it out afterwards: its digest is stored."""
-    if storable(name) != name or not name.strip():
-        raise failure(f"NAME: {name!r} is no text that says whom the key is for", 2)
+    if not name.strip():
+        raise failure(f"NAME: {name!r} does not say whom the key is for", 2)
     main = partial(_create, name=name, scopes=scope, expires_at=_end(expires), as_json=as_json)
     exit_with(main, load(context, config_file).settings)
 
@@ -84,7 +83,7 @@ async def _list(settings: Settings, *, as_json: bool) -> int:
 
 async def _revoke(settings: Settings, *, key_id: str, yes: bool) -> int:
     async with database(settings), connection() as conn:
-        found = await api_keys.get(conn, key_id) if storable(key_id) == key_id else None
+        found = await api_keys.get(conn, key_id)
         if found is None:
             raise failure(f"there is no key {key_id!r} (see python app.py keys list)", 1)
         confirm(f"Revoke {found.id} ({found.name})?", yes=yes)

@@ -10,7 +10,6 @@ from sqlalchemy.dialects.postgresql import insert
 
 from db.metadata import metadata
 from db.query import Connection, Query
-from schema.text import storable
 
 cron_pause = Table(
     "cron_pause",
@@ -60,7 +59,7 @@ async def get(connection: Connection, job: str) -> CronPause | None:
 
 async def pause(connection: Connection, job: str, *, paused_by: str, reason: str | None = None) -> CronPause | None:
     """Pauses the job; None if it is paused already, and stays so as it was."""
-    return await PAUSE.one(connection, CronPause, job=job, paused_by=storable(paused_by), reason=storable(reason))
+    return await PAUSE.one(connection, CronPause, job=job, paused_by=paused_by, reason=reason)
 
 
 async def resume(connection: Connection, job: str) -> CronPause | None:

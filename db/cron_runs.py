@@ -207,7 +207,7 @@ async def claim(
         job=job,
         scheduled_at=scheduled_at,
         trigger=trigger.value,
-        triggered_by=storable(triggered_by),
+        triggered_by=triggered_by,
         started_at=started_at,
         status=RunStatus.CLAIMED.value,
         host=host,

@@ -45,6 +45,7 @@ from db.query import Connection, Query
 from schema.duration import LONGEST, format_duration, parse_duration
 from schema.routing import MAX_NAME
 from schema.steps import Step, reached
+from schema.text import is_storable
 from schema.topic import Topic
 
 outbox = Table(
@@ -161,7 +162,7 @@ def _headers(topic: Topic[Any], headers: Mapping[str, str | int]) -> dict[str, s
     for name, value in headers.items():
         if not name or len(name.encode()) > MAX_NAME or "\x00" in name:
             raise ValueError(f"topic {topic.name}: {name!r} is no name of a header")
-        fits = _is_text(value) if isinstance(value, str) else type(value) is int and value in HEADER_INTEGERS
+        fits = is_storable(value) if isinstance(value, str) else type(value) is int and value in HEADER_INTEGERS
         if not fits:
             raise ValueError(f"topic {topic.name}: header {name}: {value!r} is no text and no 32-bit number")
     return dict(headers)
@@ -170,12 +171,5 @@ def _headers(topic: Topic[Any], headers: Mapping[str, str | int]) -> dict[str, s
 def _delay(topic: Topic[Any], delay: timedelta | str) -> timedelta:
     value = parse_duration(delay)
     if not NO_DELAY <= value <= LONGEST:
-        raise ValueError(
-            f"topic {topic.name}: delay {str(delay)!r} is not between 0s and {format_duration(LONGEST)}"
-        )
+        raise ValueError(f"topic {topic.name}: delay {str(delay)!r} is not between 0s and {format_duration(LONGEST)}")
     return value
-
-
-def _is_text(value: str) -> bool:
-    """Whether PostgreSQL takes it for one: it knows no NUL and no halves of characters."""
-    return "\x00" not in value and not any("\ud800" <= character <= "\udfff" for character in value)

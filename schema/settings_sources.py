@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 from schema.errors import ConfigurationError
 from schema.meant import meant
 from schema.settings import EMBEDDED, Settings
-from schema.text import storable
+from schema.text import is_storable
 
 PREFIX = "APP_"
 SHORT_NAMES = {"ROLES": ("roles",), "DEBUG": ("debug",)}
@@ -141,7 +141,7 @@ def _dotenv(path: Path) -> Mapping[str, str | None]:
 
 def _is_no_text(value: object) -> bool:
     """Whether it is what a variable has that is not UTF-8, or what nobody outside of this process can be given."""
-    return isinstance(value, str) and storable(value) != value
+    return isinstance(value, str) and not is_storable(value)
 
 
 def _from_environment(source: str, variables: Mapping[str, str | None]) -> Iterator[tuple[Key, Any, Origin]]:

@@ -38,3 +38,8 @@ def storable(text: str | None) -> str | None: ...
 def storable(text: str | None) -> str | None:
     """What PostgreSQL can store of it: no NUL, no half characters."""
     return None if text is None else text.replace("\x00", "").encode(errors="replace").decode()
+
+
+def is_storable(text: str) -> bool:
+    """Whether PostgreSQL can store it as it is."""
+    return storable(text) == text

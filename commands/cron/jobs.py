@@ -12,7 +12,6 @@ from db import cron_history, cron_pauses
 from db.query import Connection
 from roles.schedule.declarations import Job
 from schema.meant import meant
-from schema.text import storable
 
 
 def declared(name: str, jobs: Sequence[Job]) -> Job:
@@ -36,9 +35,7 @@ async def zone_of(connection: Connection, name: str, jobs: Sequence[Job]) -> tzi
     for job in jobs:
         if job.name == name:
             return job.schedule.zone
-    if storable(name) == name and (
-        await cron_history.latest(connection, [name]) or await cron_pauses.get(connection, name)
-    ):
+    if await cron_history.latest(connection, [name]) or await cron_pauses.get(connection, name):
         return UTC
     raise _unknown(name, jobs)
 

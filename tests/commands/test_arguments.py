@@ -62,7 +62,7 @@ def test_a_limit_that_the_database_does_not_know(arguments: tuple[str, ...]) -> 
         (("cron", "runs"), "JOB"),
         (("cron", "why", "prune_inbox"), "TIME"),
         (("cron", "pause", "prune_inbox", "--reason"), "--reason"),
-        (("keys", "create", "--scope", "students:read"), "name"),
+        (("keys", "create", "--scope", "students:read"), "NAME"),
         (("keys", "create", "Ada", "--scope"), "--scope"),
         (("keys", "revoke"), "ID"),
         (("publish", "student.created"), "JSON"),
