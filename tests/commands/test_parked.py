@@ -10,6 +10,8 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -757,6 +759,8 @@ def on_a_terminal(
         command, cwd=directory, env=environ, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     ) as process:
         os.close(theirs)
+        end = threading.Timer(60, process.kill)
+        end.start()
         said = b""
         while True:
             try:
@@ -768,10 +772,25 @@ def on_a_terminal(
                 if isinstance(answer, bytes):
                     os.write(ours, answer)
                 else:
+                    wait_until_at_rest(process.pid)
                     process.send_signal(answer)
         assert process.wait(timeout=60) == code, said.decode()
+        end.cancel()
     os.close(ours)
     return said.decode()
+
+
+def wait_until_at_rest(pid: int) -> None:
+    """Returns when a process waits for us: a signal that comes just as Python begins to read is seen afterwards."""
+
+    def switches() -> list[str]:
+        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return [line for line in status if line.startswith("State:") or "ctxt_switches" in line]
+
+    before: list[str] = []
+    while before != (now := switches()) or "sleeping" not in now[0]:
+        before = now
+        time.sleep(0.05)  # noqa: TID251 - what is waited for is another process
 
 
 @hypothesis.settings(max_examples=30, deadline=None)

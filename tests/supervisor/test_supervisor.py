@@ -147,7 +147,7 @@ async def test_roles_start_together_and_stop_when_asked() -> None:
         ("return", Failure.BUG, "returned although nobody had asked it to stop"),
         ("stray", Failure.BUG, "StrayCancellation: a library cancelled a task that nobody had cancelled"),
         ("marked as cancelled", Failure.BUG, "RuntimeError: marked"),
-        (Mute(), Failure.BUG, "Mute, whose text cannot be had: ZeroDivisionError"),
+        (Mute(), Failure.BUG, "Mute: (its text cannot be had: ZeroDivisionError)"),
         (Panic("index 7"), Failure.BUG, "Panic: index 7"),
         (SystemExit(3), Failure.BUG, "SystemExit: 3"),
         (BaseExceptionGroup("", [Panic("a"), KeyError("b")]), Failure.BUG, "Panic: a; KeyError: 'b'"),
