@@ -10,14 +10,7 @@ import gc
 
 gc.disable()  # what is imported stays: to look through it again and again took a third of the start
 
-import os
 import sys
-
-for _descriptor, _name in enumerate(("stdin", "stdout", "stderr")):
-    if getattr(sys, _name) is None:  # it was closed: a socket would get its number, and libuv aborts on closing that
-        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # of the lowest number that is free
-        setattr(sys, _name, open(_descriptor, "r" if _name == "stdin" else "w", closefd=False))  # noqa: SIM115
-
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
@@ -47,6 +40,7 @@ from roles.ops.role import OpsRole
 from roles.resources import Resources
 from roles.role import Role, RoleSpec, Stage
 from roles.signals import drain_on_signals, exit_after
+from roles.streams import open_missing_streams
 from roles.supervisor import Supervisor
 from roles.watchdog import watchdog
 from schema import topics
@@ -290,4 +284,5 @@ async def _add_revision(settings: Settings, *, message: str) -> int:
 
 
 if __name__ == "__main__":
+    open_missing_streams()
     cli()

@@ -39,10 +39,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from db.metadata import metadata
 from db.query import Connection, Query
+from schema.settings import LONGEST_WAIT
 from schema.text import storable
-
-MOST_MILLISECONDS = 2**31 - 1
-"""The longest timeout that PostgreSQL has, 24 days."""
 
 cron_run = Table(
     "cron_run",
@@ -258,7 +256,7 @@ async def last(connection: Connection, jobs: Sequence[str]) -> dict[str, CronRun
 
 async def limit_idle(connection: Connection, limit: timedelta) -> None:
     """How long this transaction may wait for its client: as long as a job that asks others takes for that."""
-    milliseconds = min(round(limit / timedelta(milliseconds=1)), MOST_MILLISECONDS)
+    milliseconds = round(min(limit, LONGEST_WAIT) / timedelta(milliseconds=1))
     await LIMIT_IDLE.execute(connection, limit=f"{milliseconds}ms")
 
 
