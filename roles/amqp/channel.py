@@ -242,7 +242,8 @@ class Channel:
             BrokerUnavailable: there is none.
         """
         try:
-            await self.publish(b"", Properties({}), exchange="", routing_key="")
+            # With a body: RabbitMQ stops to read after the header, and so answers to the first that has none.
+            await self.publish(b"?", Properties({}), exchange="", routing_key="")
         except Unroutable:
             pass
         except BrokerUnavailable as error:
