@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from commands.command import ConfigFile, Json, Yes, confirm, database, exit_with
 from db import api_keys
 from db.api_keys import ApiKey
 from db.pool import connection
-from schema.duration import format_duration, parse_duration
+from schema.duration import LONGEST, format_duration, parse_duration
 from schema.meant import meant
 from schema.settings import Settings
 
@@ -94,13 +94,13 @@ async def _revoke(settings: Settings, *, key_id: str, yes: bool) -> int:
 
 def _end(expires: str | None) -> datetime | None:
     """When a key ends that is made now."""
+    if expires is None:
+        return None
     try:
-        lifetime = None if expires is None else parse_duration(expires)
-        if lifetime is not None and not lifetime:
-            raise ValueError(f"{expires!r} is no time at all: nobody could use the key")
-        return None if lifetime is None else datetime.now(UTC) + lifetime
-    except OverflowError:
-        raise failure(f"--expires: {expires!r} is too long: leave it out for a key that never ends", 2) from None
+        lifetime = parse_duration(expires)
+        if not timedelta(0) < lifetime <= LONGEST:
+            raise ValueError(f"{expires!r} is not between 0s and {format_duration(LONGEST)}: leave it out for no end")
+        return datetime.now(UTC) + lifetime
     except ValueError as error:
         raise failure(f"--expires: {error}", 2) from None
 

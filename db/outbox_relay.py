@@ -41,7 +41,6 @@ from schema.text import storable
 DESTINATIONS = 50
 """How many a survey lists."""
 
-
 _due = outbox.c.available_at <= func.statement_timestamp()
 _first = (
     select(outbox)

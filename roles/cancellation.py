@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 import anyio
 
+from roles.failures import contained
+
 
 class StrayCancellation(Exception):
     """A library ended a call with `CancelledError` although nothing had been cancelled."""
@@ -46,11 +48,10 @@ async def isolated(call: Callable[[], Awaitable[None]]) -> None:
     async def run() -> None:
         nonlocal failure, done
         try:
-            await call()
+            with contained():
+                await call()
             done = True
-        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001 - raised below, where no group can wrap it
+        except Exception as error:  # noqa: BLE001 - raised below, where no group can wrap it
             failure = error
 
     async with anyio.create_task_group() as group:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +13,6 @@ from structlog.contextvars import bound_contextvars
 from roles.cancellation import isolated
 from roles.clock import Clock
 from roles.events import Failure, ReceiptLine
-from roles.failures import RoleBroken, describe
 from roles.role import RoleSpec, RoleStatus, State
 from roles.tally import Tally
 
@@ -72,12 +70,6 @@ async def outcome(child: Child, task_status: TaskStatus[None]) -> Exception | No
             await isolated(partial(child.spec.build().run, task_status=task_status, stop=child.stop))
     except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this role alone
         return error
-    except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # noqa: BLE001 - a panic of a library in Rust, or an exit: so does this
-        broken = RoleBroken(describe(error))
-        broken.__cause__ = error
-        return broken
     return None
 
 

@@ -3,7 +3,6 @@
 ```
 SupervisionError
 ├── UnexpectedReturn         a role returned although nobody had asked it to stop
-├── RoleBroken               a role raised what is no `Exception`
 ├── StartTimeout             it had not started in time
 ├── RestartBudgetExhausted   it failed too often, and a budget was set
 └── DrainTimeout             the drain's deadline came first
@@ -11,6 +10,10 @@ SupervisionError
 """
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from roles.events import Failure
 from schema.errors import ConfigurationError, DependencyUnavailable, text_of
@@ -24,10 +27,6 @@ class UnexpectedReturn(SupervisionError):
     """A role returned although nobody had asked it to stop."""
 
 
-class RoleBroken(SupervisionError):
-    """A role raised what is no `Exception`, such as `SystemExit`; its cause is that."""
-
-
 class StartTimeout(SupervisionError):
     """A role had not called `started()` in time."""
 
@@ -38,6 +37,31 @@ class RestartBudgetExhausted(SupervisionError):
 
 class DrainTimeout(SupervisionError):
     """Roles had to be cancelled because the drain's deadline was over."""
+
+
+class Exited(Exception):
+    """`sys.exit` was called, as code that was a script once does."""
+
+
+class Broken(Exception):
+    """What is no `Exception` was raised, such as the panic of a library that is written in Rust."""
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Turns what would end this process, and each next one that tries the same, into a failure of this block alone.
+
+    Raises:
+        Exited, Broken: what was raised is their cause.
+    """
+    try:
+        yield
+    except (Exception, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
+        raise
+    except SystemExit as error:
+        raise Exited(f"sys.exit({error.code!r}) was called") from error
+    except BaseException as error:
+        raise Broken(describe(error)) from error
 
 
 def classify(error: BaseException) -> Failure:

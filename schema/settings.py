@@ -11,7 +11,7 @@ from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
@@ -113,18 +113,19 @@ def _at_least_an_hour(value: timedelta) -> timedelta:
     return value
 
 
-def _has_host(value: str) -> bool:
-    """Whether a URL names a host, and a port only if it can be one."""
+def _parts(url: str) -> SplitResult:
+    """The URL in parts, all of them empty unless it names a host, and a port only if it can be one."""
     try:
-        parts = urlsplit(value)
+        parts = urlsplit(url)
         (parts.hostname or "").encode("idna")
-        return bool(parts.hostname) and parts.port != 0 and not re.search(r"[\x00-\x20\x7f]", value)
+        possible = parts.hostname and parts.port != 0 and not re.search(r"[\x00-\x20\x7f]", url)
     except ValueError:
-        return False
+        possible = False
+    return parts if possible else urlsplit("")
 
 
 def _http_url(value: str) -> str:
-    parts = urlsplit(value if _has_host(value) else "")
+    parts = _parts(value)
     if parts.scheme not in ("http", "https") or parts.query or parts.fragment:
         raise ValueError("not the base URL of an HTTP service (try 'https://example.org')")
     return value.rstrip("/")
@@ -132,8 +133,7 @@ def _http_url(value: str) -> str:
 
 def _document_url(value: str) -> str:
     """Some providers of tokens have a query in it, which a base URL cannot have."""
-    scheme = urlsplit(value if _has_host(value) else "").scheme
-    if value and (scheme not in ("http", "https") or "#" in value):
+    if value and (_parts(value).scheme not in ("http", "https") or "#" in value):
         raise ValueError("not the URL of a document (try 'https://example.org/keys')")
     return value
 
@@ -161,7 +161,7 @@ def _token(value: SecretStr) -> SecretStr:
 
 def _cache_url(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
-    if text != IN_MEMORY and (not _has_host(text) or urlsplit(text).scheme not in ("redis", "rediss")):
+    if text != IN_MEMORY and _parts(text).scheme not in ("redis", "rediss"):
         raise ValueError("not the URL of a cache (try 'mem://' or 'redis://user:password@host:6379/0')")
     return value
 
@@ -175,10 +175,9 @@ def _written(rate: Rate | None) -> str:
 
 
 def _origin(value: str) -> str:
-    if value == "*":
-        return value
-    parts = urlsplit(value if _has_host(value) else "")
-    if parts.scheme not in ("http", "https") or f"{parts.scheme}://{parts.netloc}" != value or "@" in value:
+    parts = _parts(value)
+    is_one = parts.scheme in ("http", "https") and f"{parts.scheme}://{parts.netloc}" == value and "@" not in value
+    if value != "*" and not is_one:
         raise ValueError("not an origin (try 'https://app.example.org', without a path, or '*' for all)")
     return value
 

@@ -33,6 +33,7 @@ from roles.consume.claim import Claim
 from roles.consume.declarations import Consumer
 from roles.consume.delivery import Delivery
 from roles.consume.retry import Reject, describe
+from roles.failures import contained
 from schema.duration import format_duration
 from schema.steps import Step, reached
 
@@ -49,10 +50,6 @@ class Undecodable(Reject):
 
 class HandlerTimeout(Exception):
     """The handler took too long; its transaction was rolled back."""
-
-
-class HandlerExited(Exception):
-    """The handler called `sys.exit`. It would have ended this process, and each one that the message comes to."""
 
 
 class Attempt:
@@ -147,11 +144,12 @@ class Attempt:
         """Calls the handler, for as long as it may take.
 
         Raises:
-            HandlerTimeout, HandlerExited, StrayCancellation: and whatever else the handler raises.
+            HandlerTimeout, StrayCancellation: and whatever else the handler raises, contained (`roles.failures`).
         """
         try:
             with anyio.move_on_after(self._timeout.total_seconds()) as scope:
-                await self._handler(message, second)
+                with contained():
+                    await self._handler(message, second)
             timed_out = scope.cancelled_caught
         except asyncio.CancelledError as stray:
             # Libraries replace the error that anyio cancels with by one that it does not know, and lets through.
@@ -160,8 +158,6 @@ class Attempt:
             timed_out = scope.cancel_called
             if not timed_out:
                 raise StrayCancellation("the handler ended as if it had been cancelled, but nobody had") from stray
-        except SystemExit as error:
-            raise HandlerExited(f"sys.exit({error.code!r}) was called") from error
         if timed_out:
             raise HandlerTimeout(f"the handler had not ended after {format_duration(self._timeout)}")
 

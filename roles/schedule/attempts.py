@@ -13,7 +13,7 @@ from db import cron_runs
 from db.pool import DatabaseUnavailable, Work
 from roles.cancellation import StrayCancellation, stray_cancellation_as
 from roles.clock import Clock
-from roles.failures import describe
+from roles.failures import contained, describe
 from roles.schedule.declarations import Job, Terms
 from roles.schedule.run import HandedOver, LeaseLost, Run
 from schema.duration import format_duration
@@ -30,14 +30,6 @@ log = structlog.get_logger(__name__)
 
 class Ruined(Exception):
     """The job ended its own connection, such as by cancelling a statement; its cause is what it failed with."""
-
-
-class JobExited(Exception):
-    """A job called `sys.exit`, as code that was a script once does."""
-
-
-class JobBroken(Exception):
-    """A job raised what is no `Exception`, such as the panic of a library that is written in Rust."""
 
 
 class JobTimeout(Exception):
@@ -126,20 +118,12 @@ async def _call(job: Job, unit: Work | Run, limit: timedelta) -> Exception | Non
     failure: Exception | None = None
     try:
         async with deadline:
-            with stray_cancellation_as(StrayCancellation):
+            with stray_cancellation_as(StrayCancellation), contained():
                 await job(unit)
                 if isinstance(unit, Work):  # or they would fail at the commit
                     await unit.connection.execute(b"SET CONSTRAINTS ALL IMMEDIATE")
     except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this run alone
         failure = error
-    except SystemExit as error:  # it would end this process, and then each other one that takes the tick over
-        failure = JobExited(f"sys.exit({error.code!r}) was called")
-        failure.__cause__ = error
-    except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # noqa: BLE001 - it would end the role, and the process with it
-        failure = JobBroken(describe(error))
-        failure.__cause__ = error
     if not deadline.expired():
         return failure
     late = JobTimeout(f"took longer than {format_duration(limit)}")

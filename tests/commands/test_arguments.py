@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from app import cli
-from tests.services import PostgresServer
+
+pytestmark = pytest.mark.usefixtures("configured")
 
 TOO_LARGE = "99999999999999999999"
-
-
-@pytest.fixture(scope="module")
-def url(postgres: PostgresServer) -> Iterator[str]:
-    with postgres.database() as url:
-        yield url
-
-
-@pytest.fixture(autouse=True)
-def settings(url: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("APP_DATABASE__URL", url)
 
 
 @pytest.mark.parametrize("number", [TOO_LARGE, f"-{TOO_LARGE}"])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,20 +12,14 @@ from typer.testing import CliRunner, Result
 
 from app import cli
 from db.api_keys import digest_of
-from tests.services import PostgresServer
-
-
-@pytest.fixture(scope="module")
-def url(postgres: PostgresServer) -> Iterator[str]:
-    with postgres.database() as url:
-        yield url
 
 
 @pytest.fixture(autouse=True)
-def settings(url: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("APP_DATABASE__URL", url)
-    with psycopg.connect(url, autocommit=True) as admin:
+def url(configured: str) -> str:
+    """A database without keys."""
+    with psycopg.connect(configured, autocommit=True) as admin:
         admin.execute("TRUNCATE api_key")
+    return configured
 
 
 def keys(*arguments: str) -> Result:

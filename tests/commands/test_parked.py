@@ -521,7 +521,7 @@ async def test_a_rehearsal_that_fails_says_how(
     ("name", "error"),
     [
         ("cancelled", "StrayCancellation: the handler ended as if it had been cancelled, but nobody had"),
-        ("exited", "HandlerExited: sys.exit(3) was called"),
+        ("exited", "Exited: sys.exit(3) was called"),
         ("timed out", "HandlerTimeout: the handler had not ended after 1s"),
         ("in a long statement", "HandlerTimeout: the handler had not ended after 1s"),
         ("terminated", "AdminShutdown: terminating connection due to administrator command"),

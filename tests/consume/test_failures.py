@@ -124,6 +124,10 @@ async def test_no_worker_is_lost_to_an_odd_cancellation(
     assert errors == ["HandlerTimeout", "StrayCancellation", "HandlerTimeout"]
 
 
+class Panic(BaseException):
+    """Such as pyo3's."""
+
+
 class WithoutText(Exception):
     def __str__(self) -> str:
         return str(self.detail)  # type: ignore[attr-defined]  # it has none
@@ -133,7 +137,8 @@ class WithoutText(Exception):
     ("error", "said"),
     [
         (WithoutText(), "WithoutText: (its text cannot be had: AttributeError)"),
-        (SystemExit(3), "HandlerExited: sys.exit(3) was called"),
+        (SystemExit(3), "Exited: sys.exit(3) was called"),
+        (Panic("index 7"), "Broken: Panic: index 7"),
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"transaction": False}, {"batch": 2}], ids=["work", "delivery", "batch"])

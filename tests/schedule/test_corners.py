@@ -67,7 +67,7 @@ async def test_a_job_that_calls_exit_has_failed_and_ends_no_process(database_url
         await clock.advance(2)
         await witness.book_has("failed")
     [row] = await witness.book()
-    assert row["error"].startswith("JobExited: sys.exit(3) was called")
+    assert row["error"].startswith("Exited: sys.exit(3) was called")
     assert "in script" in row["error"]
     assert await witness.effects() == []
 
@@ -86,8 +86,8 @@ class Panic(BaseException):
     ("failure", "says"),
     [
         (Mute(), "Mute: (its text cannot be had: ZeroDivisionError)"),
-        (Panic("index 7"), "JobBroken: Panic: index 7"),
-        (BaseExceptionGroup("both", [Panic("a"), ValueError("b")]), "JobBroken: Panic: a; ValueError: b"),
+        (Panic("index 7"), "Broken: Panic: index 7"),
+        (BaseExceptionGroup("both", [Panic("a"), ValueError("b")]), "Broken: Panic: a; ValueError: b"),
         (ValueError("x" * 5_000_000), f"ValueError: {'x' * (LONGEST_LINE - 12)}"),
     ],
     ids=["without a text", "no exception", "a group of such", "of megabytes"],

@@ -148,9 +148,9 @@ async def test_roles_start_together_and_stop_when_asked() -> None:
         ("stray", Failure.BUG, "StrayCancellation: a library cancelled a task that nobody had cancelled"),
         ("marked as cancelled", Failure.BUG, "RuntimeError: marked"),
         (Mute(), Failure.BUG, "Mute: (its text cannot be had: ZeroDivisionError)"),
-        (Panic("index 7"), Failure.BUG, "Panic: index 7"),
-        (SystemExit(3), Failure.BUG, "SystemExit: 3"),
-        (BaseExceptionGroup("", [Panic("a"), KeyError("b")]), Failure.BUG, "Panic: a; KeyError: 'b'"),
+        (Panic("index 7"), Failure.BUG, "Broken: Panic: index 7"),
+        (SystemExit(3), Failure.BUG, "Exited: sys.exit(3) was called"),
+        (BaseExceptionGroup("", [Panic("a"), KeyError("b")]), Failure.BUG, "Broken: Panic: a; KeyError: 'b'"),
     ],
 )
 async def test_whatever_ends_a_role_restarts_it_alone(
